@@ -1,0 +1,219 @@
+"""A small controller, evolved inside a dream (Ha & Schmidhuber 2018, section 4).
+
+`Controller` is the paper's C: one linear map of a model's `features` to an action, few enough
+weights for full-covariance CMA-ES (the library `cma`). `Evolution` is a Learner: each update
+asks for a population, dreams every candidate's episodes in ONE batch, and tells the fitness.
+The controller never sees the real world. Imports core and imagine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cma
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reverie.core import tree
+from reverie.core.errors import BadConfig, NonFinite
+from reverie.core.model import WorldModel, need
+from reverie.core.types import Batch, Discrete, Heads, Space
+from reverie.imagine import unroll
+
+Starts = Callable[[int, torch.Generator], Any]  # (n, generator) -> states with leading axis n
+
+
+class Controller(nn.Module):
+    """C: action = squash(W features + b). 867 weights for CarRacing, 1,088 for Doom.
+
+    A Box action is tanh of the map. A Discrete action is either the largest of n outputs or,
+    if `ordered`, one tanh output cut into n equal bins (Doom: left, stay, right at -1/3, +1/3).
+
+    Args:
+        inputs: width of the features.
+        actions: of the world.
+        ordered: Discrete actions lie on a line.
+        bias: whether there is a b.
+    """
+
+    def __init__(
+        self, inputs: int, actions: Space, *, ordered: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if isinstance(actions, Discrete):
+            outputs = 1 if ordered else actions.n
+        else:
+            outputs = int(np.prod(actions.shape))
+        self.actions, self.ordered, self.inputs, self.outputs = actions, ordered, inputs, outputs
+        self.weights = nn.Parameter(torch.zeros(outputs * (inputs + int(bias))), False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Actions (N, A) float or (N,) int64 of features (N, D)."""
+        return self.act(self.weights[None], features[None])[0]
+
+    def act(self, weights: Tensor, features: Tensor) -> Tensor:
+        """Actions of a whole population.
+
+        Args:
+            weights: (P, n) one controller a row.
+            features: (P, N, D) the rows that each controller sees.
+
+        Returns:
+            (P, N, A) float32 in [-1, 1], or (P, N) int64.
+        """
+        matrix = weights[:, : self.outputs * self.inputs].view(-1, self.inputs, self.outputs)
+        raw = features @ matrix
+        raw = raw + weights[:, None, self.outputs * self.inputs :] if self._bias else raw
+        if not isinstance(self.actions, Discrete):
+            return raw.tanh().unflatten(-1, self.actions.shape)
+        if not self.ordered:
+            return raw.argmax(-1)
+        n = self.actions.n
+        return ((raw[..., 0].tanh() + 1) * (n / 2)).long().clamp(0, n - 1)
+
+    @property
+    def _bias(self) -> bool:
+        return len(self.weights) > self.outputs * self.inputs
+
+
+@dataclass(frozen=True)
+class EvolutionConfig:
+    """CMA-ES over dreams; the defaults are the paper's."""
+
+    population: int = 64
+    episodes: int = 16  # dreamed by each candidate
+    horizon: int = 1000  # steps after which a dream is cut
+    sigma: float = 0.1  # initial standard deviation of the weights
+    weight_decay: float = 0.01  # cost per mean squared weight
+    discount: float = 1.0  # of dreamed rewards
+    seed: int = 0
+
+
+class Evolution:
+    """A Learner that improves a controller by its dreams alone.
+
+    The search is replayed from its recorded fitness when a checkpoint is loaded, so that no
+    opaque optimizer state is ever stored.
+
+    Args:
+        model: needs `features`, and `cont` or `reward`.
+        controller: its weights are set to the search's mean after each update.
+        starts: where dreams begin.
+        config: of the search.
+        heads: instead of the model's own, e.g. with lent ones.
+
+    Raises:
+        MissingHead: if the model cannot say what a controller reads or earns.
+        BadConfig: if the population has fewer than two candidates.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        controller: Controller,
+        starts: Starts,
+        config: EvolutionConfig,
+        *,
+        heads: Heads | None = None,
+    ) -> None:
+        heads = heads or model.heads
+        need(heads, "features", *(() if heads.reward else ("cont",)), what="Evolution")
+        if config.population < 2:
+            raise BadConfig(f"population must be at least 2, but it is {config.population}.")
+        self.model, self.controller, self.starts = model, controller, starts
+        self.config, self.heads = config, heads
+        self.history: list[np.ndarray] = []  # the costs told so far, (population,) each
+        self._search = self._new_search()
+
+    def update(self, batch: Batch | None = None) -> dict[str, float]:
+        """One generation: ask, dream, tell.
+
+        Returns:
+            best, mean and worst dreamed return of the generation, and the search's sigma.
+
+        Raises:
+            NonFinite: if a dreamed return is not finite.
+        """
+        candidates = self._search.ask()
+        weights = torch.as_tensor(np.stack(candidates), dtype=torch.float32)
+        generator = torch.Generator(self.model.device)
+        generator.manual_seed((self.config.seed << 20) + len(self.history))
+        returns = self.dream(weights.to(self.model.device), generator).double().cpu().numpy()
+        if not np.isfinite(returns).all():
+            raise NonFinite(
+                f"Evolution needs finite dreamed returns, but generation {len(self.history)} has "
+                "others. Train the world model longer or lower its learning rate."
+            )
+        decay = self.config.weight_decay * np.square(np.stack(candidates)).mean(1)
+        self._tell(candidates, decay - returns)
+        return {
+            "best": float(returns.max()),
+            "mean": float(returns.mean()),
+            "worst": float(returns.min()),
+            "sigma": float(self._search.sigma),
+        }
+
+    @torch.no_grad()
+    def dream(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean dreamed return of each candidate, all episodes of all candidates in one batch.
+
+        Every candidate dreams from the same starts. A step's reward counts by the probability
+        that the dream still goes on, the product of `cont`: what is compared is an expectation,
+        smooth in the weights, not one draw of an ending. Without a reward head each step that
+        is survived earns 1.
+
+        Args:
+            weights: (P, n).
+            generator: of the starts and of the model's randomness.
+
+        Returns:
+            (P,) in the world's reward units, or steps.
+        """
+        config, heads = self.config, self.heads
+        p, e = len(weights), config.episodes
+        state = tree.map(lambda x: x.repeat(p, *(1,) * (x.dim() - 1)), self.starts(e, generator))
+        alive = torch.ones(p * e, device=weights.device)
+        total = torch.zeros_like(alive)
+
+        def act(state: Any, t: int) -> Tensor:
+            return self.controller.act(weights, heads.features(state).view(p, e, -1)).flatten(0, 1)
+
+        steps = unroll(self.model, state, act, config.horizon, generator=generator)
+        for t, (before, action, after) in enumerate(steps):
+            goes_on = alive if heads.cont is None else alive * heads.cont(after)
+            reward = goes_on if heads.reward is None else alive * heads.reward(before, action, after)
+            total += config.discount**t * reward
+            alive = goes_on
+            if t % 16 == 15 and bool(alive.max() < 1e-3):
+                break
+        return total.view(p, e).mean(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The recorded costs: enough to replay the search exactly."""
+        return {"costs": [row.tolist() for row in self.history]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replay the search from its recorded costs."""
+        self.history, self._search = [], self._new_search()
+        for row in state["costs"]:
+            self._tell(self._search.ask(), np.asarray(row))
+
+    def _tell(self, candidates: list[np.ndarray], costs: np.ndarray) -> None:
+        self._search.tell(candidates, costs.tolist())
+        self.history.append(costs)
+        self.controller.weights.copy_(torch.as_tensor(self._search.mean.copy()))
+
+    def _new_search(self) -> Any:
+        rng = np.random.default_rng(self.config.seed)
+        options = {
+            "popsize": self.config.population,
+            "seed": np.nan,  # numpy's global generator stays untouched: `randn` is ours
+            "randn": lambda *shape: rng.standard_normal(shape),
+            "verbose": -9,
+            "maxiter": np.inf,
+        }
+        start = np.zeros(len(self.controller.weights))
+        return cma.CMAEvolutionStrategy(start, self.config.sigma, options)

@@ -1,0 +1,431 @@
+"""World Models (Ha & Schmidhuber 2018, arXiv:1803.10122): dream in a VAE's latent space.
+
+V, a convolutional VAE, squeezes each 64x64 frame into z. M, an LSTM with a mixture-density
+output (MDN-RNN), predicts p(z' | z, a, h) and, in Doom, whether the episode ends. C, a linear
+controller, lives in `behaviors/evolution.py` and reads `heads.features`. Nothing is trained
+jointly: V first, then M on frozen latents.
+
+In the scaffold: Enc is V's encoder, the state is (z, h, c), Pred is one LSTM step and one draw
+from the mixture; the randomness z of the scaffold is that draw, sharpened or widened by the
+temperature tau. Read top to bottom: config, V, M, the model, its losses.
+
+Letters: Z latent size, L LSTM size, K mixture components. mu, logvar: V's posterior.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from reverie.core.errors import BadConfig, SpaceMismatch
+from reverie.core.model import Part, WorldModel
+from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
+
+SIZE = 64  # the paper's conv stack takes 64x64 and nothing else
+
+
+@dataclass(frozen=True)
+class WorldModels2018Config:
+    """Sizes and weights; the defaults are the paper's CarRacing, `DOOM` its Doom."""
+
+    latent: int = 32  # Z
+    hidden: int = 256  # L
+    mixtures: int = 5  # K, a mixture of its own for every latent dimension
+    predicts: tuple[str, ...] = ()  # any of "reward", "done"; "done" also feeds restart to M
+    scalar_action: bool = False  # a Discrete action enters M as one number in [-1, 1], not one-hot
+    features: tuple[str, ...] = ("z", "h")  # what a controller reads: any of "z", "h", "c"
+    temperature: float = 1.0  # tau of every draw in `predict`
+    kl_tolerance: float = 0.5  # nats a latent dimension before the KL costs anything
+    vision_lr: float = 1e-4
+    vision_channels: int = 32  # base width of V; the paper's 32
+    foreground: float = 0.0  # extra weight of pixels that differ from the mean frame; paper: 0
+    memory_lr: float = 1e-3
+    memory_lr_decay: float = 1.0
+    done_weight: float = 10.0  # of a positive in the done loss
+
+
+DOOM = WorldModels2018Config(
+    latent=64,
+    hidden=512,
+    predicts=("done",),
+    scalar_action=True,
+    features=("z", "h", "c"),
+    memory_lr_decay=0.99999,
+)
+
+
+class State(NamedTuple):
+    """What the model knows at one moment."""
+
+    z: Tensor  # (B, Z) latent of the frame, sampled
+    h: Tensor  # (B, L) LSTM output before z was fed in
+    c: Tensor  # (B, L) LSTM cell
+    first: Tensor  # (B,) bool: z begins an episode
+
+
+class Vision(nn.Module):
+    """V: the convolutional VAE of appendix A.1. 4,348,547 weights at Z = 32, width 32.
+
+    Args:
+        latent: Z.
+        channels: base width.
+    """
+
+    mean_frame: Tensor
+
+    def __init__(self, latent: int, channels: int = 32) -> None:
+        super().__init__()
+        n = channels
+        self.flat = 32 * n  # 8n channels of 2x2
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(3, n, 4, 2), nn.ReLU(), nn.Conv2d(n, 2 * n, 4, 2), nn.ReLU()),
+            *(nn.Conv2d(2 * n, 4 * n, 4, 2), nn.ReLU(), nn.Conv2d(4 * n, 8 * n, 4, 2), nn.ReLU()),
+        )
+        self.mu = nn.Linear(self.flat, latent)
+        self.logvar = nn.Linear(self.flat, latent)
+        self.expand = nn.Linear(latent, self.flat)
+        self.decoder = nn.Sequential(
+            *(nn.ConvTranspose2d(self.flat, 4 * n, 5, 2), nn.ReLU()),
+            *(nn.ConvTranspose2d(4 * n, 2 * n, 5, 2), nn.ReLU()),
+            *(nn.ConvTranspose2d(2 * n, n, 6, 2), nn.ReLU(), nn.ConvTranspose2d(n, 3, 6, 2)),
+        )
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior of frames.
+
+        Args:
+            image: (N, 3, 64, 64) in [0, 1].
+
+        Returns:
+            mu and logvar, (N, Z) each; logvar is clamped to [-10, 10].
+        """
+        x = self.encoder(image).flatten(1)
+        return self.mu(x), self.logvar(x).clamp(-10, 10)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Frames in [0, 1], (N, 3, 64, 64), of latents (N, Z)."""
+        return self.decoder(self.expand(z)[:, :, None, None]).sigmoid()
+
+
+class Memory(nn.Module):
+    """M: one LSTM layer with one bias (as in the paper's code) and linear heads on its output.
+
+    422,368 weights for CarRacing (input 35, L 256) and 1,678,785 for Doom (input 66, L 512, done).
+
+    Args:
+        config: sizes.
+        inputs: width of [z, action (, restart)].
+    """
+
+    def __init__(self, config: WorldModels2018Config, inputs: int) -> None:
+        super().__init__()
+        self.hidden = config.hidden
+        self.input = nn.Linear(inputs, 4 * config.hidden)
+        self.recurrent = nn.Linear(config.hidden, 4 * config.hidden, bias=False)
+        self.mixture = nn.Linear(config.hidden, 3 * config.mixtures * config.latent)
+        self.scalars = nn.ModuleDict({name: nn.Linear(config.hidden, 1) for name in config.predicts})
+        with torch.no_grad():
+            self.input.bias[config.hidden : 2 * config.hidden] = 1.0  # remember by default
+
+    def step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """One LSTM step.
+
+        Args:
+            projected: (B, 4L) `input` of [z, action (, restart)].
+            h: (B, L).
+            c: (B, L).
+
+        Returns:
+            The next h and c.
+        """
+        gates = torch.addmm(projected, h, self.recurrent.weight.t())
+        i, f, g, o = gates.chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+def mixture_nll(raw: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood under one mixture of Gaussians per dimension.
+
+    Args:
+        raw: (..., 3, K, D) mixture logits, means, log standard deviations.
+        target: (..., D).
+
+    Returns:
+        (..., D) nats.
+
+    Source: Ha & Schmidhuber 2018, appendix A.2; Bishop 1994.
+    """
+    logit, mean, log_std = raw.unbind(-3)
+    scaled = (target.unsqueeze(-2) - mean) * (-log_std).exp()
+    log_normal = -0.5 * (scaled * scaled) - log_std - 0.5 * math.log(2 * math.pi)
+    return -((logit + log_normal).logsumexp(-2) - logit.logsumexp(-2))
+
+
+def mixture_sample(raw: Tensor, z: tuple[Tensor, Tensor], temperature: float) -> Tensor:
+    """Draw from one mixture of Gaussians per dimension at a temperature.
+
+    Args:
+        raw: (B, 3, K, D) mixture logits, means, log standard deviations.
+        z: uniform in [0, 1) and standard normal, (B, D) each: the randomness itself.
+        temperature: divides the logits; the noise is multiplied by its square root.
+
+    Returns:
+        (B, D).
+
+    Source: Ha & Schmidhuber 2018, section 4.1 and appendix A.2.
+    """
+    uniform, normal = z
+    logit = raw[:, 0]
+    weight = ((logit - logit.amax(1, keepdim=True)) / temperature).exp()
+    edges = weight.cumsum(1)
+    component = (edges[:, :-1] <= (uniform * edges[:, -1])[:, None]).sum(1, keepdim=True)
+    mean = raw[:, 1].gather(1, component)[:, 0]
+    log_std = raw[:, 2].gather(1, component)[:, 0]
+    return mean + log_std.exp() * normal * math.sqrt(temperature)
+
+
+class WorldModels2018(WorldModel[State]):
+    """V and M behind the contract.
+
+    Args:
+        config: sizes and weights.
+        observations: must hold 'image' of shape (3, 64, 64).
+        actions: Box or Discrete.
+
+    Raises:
+        SpaceMismatch: if there is no 64x64 colour image or nothing acts.
+        BadConfig: if a field cannot be used.
+    """
+
+    card = Card(
+        name="world_models_2018",
+        title="World Models",
+        family="A",
+        state="latent z of a VAE, LSTM (h, c)",
+        z="draw from a mixture per latent dimension, widened by the temperature",
+        objective="V: squared error + KL; M: mixture NLL (+ done BCE)",
+        policy="linear controller C, outside the model",
+        couplings=("imagination (evolution)", "planning"),
+        heads=("decode", "cont", "embed", "features"),
+        paper="Ha & Schmidhuber 2018, arXiv:1803.10122",
+    )
+
+    def __init__(
+        self,
+        config: WorldModels2018Config,
+        observations: dict[str, Space],
+        actions: Space | None,
+    ) -> None:
+        super().__init__()
+        _check(config, observations, actions)
+        self.config = config
+        self.observations = {"image": observations["image"]}
+        self.actions = actions
+        self.vision = Vision(config.latent, config.vision_channels)
+        self.register_buffer("mean_frame", torch.zeros(0), persistent=False)
+        self.memory = Memory(config, config.latent + self._action_size + self._restart)
+
+    @property
+    def _restart(self) -> int:
+        return int("done" in self.config.predicts)
+
+    @property
+    def _action_size(self) -> int:
+        if isinstance(self.actions, Discrete):
+            return 1 if self.config.scalar_action else self.actions.n
+        return int(self.actions.shape[0]) if isinstance(self.actions, Box) else 0
+
+    # -- the contract: encode, observe, predict, heads -------------------------------------------
+
+    def encode(self, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """mu and logvar, (B, Z) each, of obs['image'] (B, 3, 64, 64) uint8 0..255."""
+        return self.vision.encode(obs["image"].float() / 255)
+
+    def observe(
+        self,
+        state: State | None,
+        action: Tensor | None,
+        h: tuple[Tensor, Tensor],
+        *,
+        first: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Step the LSTM by the action, then sample z from what V saw. See `WorldModel.observe`."""
+        mu, logvar = h
+        z = _sample(mu, logvar, generator)
+        if state is None or action is None:
+            blank = mu.new_zeros(len(mu), self.config.hidden)
+            return State(z, blank, blank, torch.ones(len(mu), dtype=torch.bool, device=mu.device))
+        hidden, cell = self._remember(state, action)
+        if first is None:
+            first = torch.zeros(len(mu), dtype=torch.bool, device=mu.device)
+        keep = (~first)[:, None].to(hidden.dtype)
+        return State(z, hidden * keep, cell * keep, first)
+
+    def predict(
+        self,
+        state: State,
+        action: Tensor | None,
+        *,
+        z: tuple[Tensor, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """One dreamed step; z is (uniform, normal), (B, Z) each. See `WorldModel.predict`."""
+        hidden, cell = self._remember(state, action)
+        raw = self._mixture(hidden)
+        if z is None:
+            like = {"generator": generator, "device": hidden.device, "dtype": hidden.dtype}
+            z = torch.rand(state.z.shape, **like), torch.randn(state.z.shape, **like)
+        drawn = mixture_sample(raw, z, self.config.temperature)
+        return State(drawn, hidden, cell, torch.zeros_like(state.first))
+
+    @property
+    def heads(self) -> Heads:
+        """decode, embed, features; cont and reward where M predicts them."""
+        scalars = self.memory.scalars
+        return Heads(
+            owner=self.card.name,
+            reward=(lambda s, a, n: scalars["reward"](n.h)[:, 0]) if "reward" in scalars else None,
+            cont=(lambda n: (-scalars["done"](n.h)[:, 0]).sigmoid()) if "done" in scalars else None,
+            decode=lambda s: {"image": self.vision.decode(s.z) * 255},
+            embed=lambda s: s.z,
+            features=lambda s: torch.cat([getattr(s, n) for n in self.config.features], -1),
+        )
+
+    def _remember(self, state: State, action: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The LSTM's (h, c) after feeding z and the action."""
+        inputs = self._inputs(state.z, action, state.first)
+        return self.memory.step(self.memory.input(inputs), state.h, state.c)
+
+    def _inputs(self, z: Tensor, action: Tensor | None, first: Tensor) -> Tensor:
+        """M's input (..., Z + A (+ 1)) from z (..., Z), action and first (...,)."""
+        if action is None:
+            raise SpaceMismatch("World Models (2018) predicts under actions, but action is None.")
+        if isinstance(self.actions, Discrete) and self.config.scalar_action:
+            action = (action.to(z.dtype) * (2 / (self.actions.n - 1)) - 1).unsqueeze(-1)
+        elif isinstance(self.actions, Discrete):
+            action = F.one_hot(action, self.actions.n).to(z.dtype)
+        restart = [first.to(z.dtype).unsqueeze(-1)] * self._restart
+        return torch.cat([z, action, *restart], -1)
+
+    def _mixture(self, hidden: Tensor) -> Tensor:
+        """(..., 3, K, Z) mixture parameters of LSTM outputs (..., L)."""
+        raw = self.memory.mixture(hidden)
+        return raw.unflatten(-1, (3, self.config.mixtures, self.config.latent))
+
+    # -- what learns -----------------------------------------------------------------------------
+
+    def parts(self) -> tuple[Part, ...]:
+        """V, then M on V's frozen latents."""
+        c = self.config
+        vision = Optim("vision", lr=c.vision_lr)
+        memory = Optim(
+            "memory", lr=c.memory_lr, decay=c.memory_lr_decay, lr_min=1e-5, clip_value=1.0
+        )
+        return (
+            Part("vision", self.vision, self._vision_loss, vision),
+            Part("memory", self.memory, self._memory_loss, memory),
+        )
+
+    def _vision_loss(self, batch: Batch, states: Any) -> Loss:
+        """Summed squared error + KL with a floor on the total (appendix A.1 and its code)."""
+        check_batch(batch, self.observations, None)
+        image = batch.obs["image"].flatten(0, 1).float() / 255
+        mu, logvar = self.vision.encode(image)
+        restored = self.vision.decode(_sample(mu, logvar, None))
+        error = (restored - image).square()
+        reconstruction = error.sum((1, 2, 3)).mean()
+        kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
+        total = reconstruction + kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
+        return Loss(total, {"reconstruction": reconstruction.detach(), "kl": kl.mean().detach()})
+
+    def _memory_loss(self, batch: Batch, states: Any) -> Loss:
+        """Mixture NLL of the next latent (+ done, reward), teacher-forced on fresh samples of z."""
+        check_batch(batch, {} if "latent" in batch.obs else self.observations, self.actions)
+        mu, logvar = self._latents(batch)
+        z = _sample(mu, logvar, None)
+        states = self._unroll(z, batch)
+        after, mask = states.h[:, 1:], batch.mask
+        nll = mixture_nll(self._mixture(after), z[:, 1:]).mean(-1)
+        terms = {"nll": _masked_mean(nll, mask)}
+        if "done" in self.config.predicts:
+            logit = self.memory.scalars["done"](after)[..., 0]
+            weight = logit.new_tensor(self.config.done_weight)
+            ended = batch.terminated.to(logit.dtype)
+            loss = F.binary_cross_entropy_with_logits(
+                logit, ended, pos_weight=weight, reduction="none"
+            )
+            terms["done"] = _masked_mean(loss, mask)
+        if "reward" in self.config.predicts and batch.reward is not None:
+            guess = self.memory.scalars["reward"](after)[..., 0]
+            terms["reward"] = _masked_mean((guess - batch.reward).square(), mask)
+        total = torch.stack(list(terms.values())).sum()
+        return Loss(total, {name: term.detach() for name, term in terms.items()}, states)
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """mu and logvar (B, T+1, Z): the stored ones ('latent' modality) or V's, without graph."""
+        if "latent" in batch.obs:
+            mu, logvar = batch.obs["latent"].chunk(2, -1)
+            return mu, logvar
+        with torch.no_grad():
+            image = batch.obs["image"]
+            mu, logvar = self.encode({"image": image.flatten(0, 1)})
+            return mu.unflatten(0, image.shape[:2]), logvar.unflatten(0, image.shape[:2])
+
+    def _unroll(self, z: Tensor, batch: Batch) -> State:
+        """The LSTM over z (B, T+1, Z) under batch.action, zeroed where an episode begins."""
+        inputs = self._inputs(z[:, :-1], batch.action, batch.first[:, :-1])
+        projected = self.memory.input(inputs)
+        keep = (~batch.first).to(z.dtype).unsqueeze(-1)
+        h = c = z.new_zeros(z.shape[0], self.config.hidden)
+        hs, cs = [h], [c]
+        for t in range(projected.shape[1]):
+            h, c = self.memory.step(projected[:, t], h, c)
+            h, c = h * keep[:, t + 1], c * keep[:, t + 1]
+            hs.append(h)
+            cs.append(c)
+        return State(z, torch.stack(hs, 1), torch.stack(cs, 1), batch.first)
+
+
+def _sample(mu: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw from a diagonal Gaussian."""
+    noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + (0.5 * logvar).exp() * noise
+
+
+def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x over real transitions; 0 if there are none."""
+    weight = mask.to(x.dtype)
+    return (x * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _check(
+    config: WorldModels2018Config, observations: dict[str, Space], actions: Space | None
+) -> None:
+    """Refuse spaces and settings that the school cannot use."""
+    image = observations.get("image")
+    if not isinstance(image, Box) or image.shape != (3, SIZE, SIZE):
+        found = image.shape if isinstance(image, Box) else f"only {sorted(observations)}"
+        raise SpaceMismatch(
+            f"World Models (2018) reads 'image' of shape (3, {SIZE}, {SIZE}), but found {found}. "
+            f"Make the environment with pixels at size={SIZE}."
+        )
+    if actions is None:
+        raise SpaceMismatch(
+            "World Models (2018) predicts under actions, but the world has none. "
+            "Choose a school that learns from video alone (see `reverie list`)."
+        )
+    unknown = set(config.predicts) - {"reward", "done"} | set(config.features) - {"z", "h", "c"}
+    if unknown:
+        raise BadConfig(
+            f"World Models (2018) was asked for {sorted(unknown)}; "
+            "predicts takes 'reward' and 'done', features takes 'z', 'h' and 'c'."
+        )
+    if config.temperature <= 0:
+        raise BadConfig(f"temperature must be above 0, but it is {config.temperature}.")

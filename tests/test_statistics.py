@@ -1,0 +1,93 @@
+"""Intervals against published numbers, enumeration and coverage."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from reverie.core.errors import BadData
+from reverie.evaluate.statistics import Interval, mean_interval, ratio_interval, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (45, 50, 0.786, 0.957),  # the table in the evaluation literature: 90% of 50
+        (0, 10, 0.0, 0.2775),  # Newcombe 1998: 0 of 10, z^2 / (n + z^2)
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (15, 148, 0.0624, 0.1605),
+    ],
+)
+def test_wilson_equals_published_intervals(successes, n, low, high):
+    found = wilson(successes, n)
+    assert found.value == successes / n
+    assert found.low == pytest.approx(low, abs=5e-4)
+    assert found.high == pytest.approx(high, abs=5e-4)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (6, 5), (-1, 5)])
+def test_wilson_refuses_impossible_counts(successes, n):
+    with pytest.raises(BadData, match=f"{successes} successes in {n} episodes"):
+        wilson(successes, n)
+
+
+def test_mean_interval_of_a_symmetric_sample_equals_full_enumeration():
+    # Symmetric data: no bias and no skew, so BCa is the percentile interval, and with 7 values
+    # the whole bootstrap distribution (7**7 resamples) can be written down.
+    x = np.array([-9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0])
+    means = np.array([sum(draw) for draw in itertools.product(x, repeat=7)]) / 7
+    low, high = np.percentile(means, [2.5, 97.5])
+    found = mean_interval(x + 100, resamples=40_000)
+    assert found.value == pytest.approx(100)
+    assert found.low == pytest.approx(100 + low, abs=0.15)
+    assert found.high == pytest.approx(100 + high, abs=0.15)
+
+
+def test_mean_interval_of_many_normal_values_is_the_textbook_one():
+    x = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
+    half = 1.959964 * x.std(ddof=1) / np.sqrt(len(x))
+    found = mean_interval(x)
+    assert found.low == pytest.approx(x.mean() - half, abs=0.06 * half)
+    assert found.high == pytest.approx(x.mean() + half, abs=0.06 * half)
+
+
+def test_mean_interval_covers_a_skewed_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        found = mean_interval(generator.exponential(1.0, size=40), resamples=400)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.88 <= hits / 300 <= 0.985
+
+
+def test_ratio_interval_of_large_samples_follows_the_delta_method():
+    generator = np.random.default_rng(2)
+    a, b = generator.normal(10, 1, 4000), generator.normal(4, 0.5, 3000)
+    relative = np.sqrt(a.var() / (4000 * a.mean() ** 2) + b.var() / (3000 * b.mean() ** 2))
+    ratio = a.mean() / b.mean()
+    found = ratio_interval(a, b, resamples=4000)
+    assert found.value == pytest.approx(ratio)
+    assert found.low == pytest.approx(ratio * (1 - 1.96 * relative), rel=0.002)
+    assert found.high == pytest.approx(ratio * (1 + 1.96 * relative), rel=0.002)
+
+
+def test_equal_values_give_a_point_and_the_seed_decides():
+    assert mean_interval([2.0] * 5) == Interval(2.0, 2.0, 2.0)
+    assert ratio_interval([6.0] * 5, [2.0] * 9) == Interval(3.0, 3.0, 3.0)
+    x = [1.0, 5.0, 2.0, 8.0, 3.0]
+    assert mean_interval(x, seed=4) == mean_interval(x, seed=4)
+
+
+def test_intervals_know_whether_they_touch():
+    assert Interval(1, 0, 2).apart(Interval(5, 3, 6))
+    assert not Interval(1, 0, 3).apart(Interval(5, 3, 6))
+
+
+def test_bad_samples_are_refused_with_the_mend():
+    with pytest.raises(BadData, match=r"at least 5 values .* got 4\. Run more episodes"):
+        mean_interval([1, 2, 3, 4])
+    with pytest.raises(BadData, match="1 values that are not finite"):
+        mean_interval([1, 2, 3, 4, np.nan])
+    with pytest.raises(BadData, match="b holds 0"):
+        ratio_interval([1] * 5, [1, 2, 3, 4, 0])
