@@ -1,7 +1,7 @@
 """Time rivals side by side: the same machine, the same minute, alternately.
 
-A benchmark is a file `benchmarks/NAME.py` with a `main()`; it times ours and theirs with `alternate`,
-takes the `speedup`, and writes `results/speed_NAME.json` through `reverie.evidence.record`.
+A benchmark is a file `benchmarks/NAME.py` that runs as a script: it times ours and theirs with
+`alternate`, takes the `speedup`, and writes `results/speed_NAME.json` with `reverie.evidence`.
 `make bench` runs them all in an environment of its own. Ratios come from one run, never from
 a table of other days.
 """

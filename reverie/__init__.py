@@ -3,7 +3,7 @@
     h_t = Enc(o_t)          s_{t+1} = Pred(s_t, h_t, a_t, z_t)
 
 This file only hands names on; each is imported when first used, so `import reverie` imports no
-torch. Modules whose name is also a verb stay modules: ``from reverie.train import train``,
+torch. A verb that is also a module's name stays the module: ``from reverie.train import train``,
 ``from reverie.imagine import imagine``.
 """
 
@@ -12,17 +12,48 @@ import typing as _typing
 
 __version__ = "0.1.0"
 
+if _typing.TYPE_CHECKING:  # for type checkers and editors; a test keeps it equal to _HOME
+    from reverie.agent import PolicyAgent as PolicyAgent
+    from reverie.agent import RandomAgent as RandomAgent
+    from reverie.core.check import check_world_model as check_world_model
+    from reverie.core.errors import ReverieError as ReverieError
+    from reverie.core.model import Part as Part
+    from reverie.core.model import WorldModel as WorldModel
+    from reverie.core.model import need as need
+    from reverie.core.registry import model as model
+    from reverie.core.registry import names as names
+    from reverie.core.registry import oracle as oracle
+    from reverie.core.registry import recipe as recipe
+    from reverie.core.registry import register as register
+    from reverie.core.types import Act as Act
+    from reverie.core.types import Batch as Batch
+    from reverie.core.types import Box as Box
+    from reverie.core.types import Card as Card
+    from reverie.core.types import Discrete as Discrete
+    from reverie.core.types import Heads as Heads
+    from reverie.core.types import Loss as Loss
+    from reverie.core.types import Objects as Objects
+    from reverie.core.types import Optim as Optim
+    from reverie.core.types import Plan as Plan
+    from reverie.core.types import Rollout as Rollout
+    from reverie.data.collect import collect as collect
+    from reverie.data.episode import Episode as Episode
+    from reverie.data.sample import Sampler as Sampler
+    from reverie.data.store import Store as Store
+    from reverie.data.validate import validate as validate
+    from reverie.envs import make as make
+    from reverie.imagine import Dream as Dream
+    from reverie.imagine import rollout as rollout
+    from reverie.train import Run as Run
+    from reverie.train import Stage as Stage
+    from reverie.trained import load as load
+
 _HOME = {
     # the contract
-    "Batch": "reverie.core.types",
-    "Box": "reverie.core.types",
-    "Card": "reverie.core.types",
-    "Discrete": "reverie.core.types",
-    "Heads": "reverie.core.types",
-    "Loss": "reverie.core.types",
-    "Objects": "reverie.core.types",
-    "Optim": "reverie.core.types",
-    "Plan": "reverie.core.types",
+    **dict.fromkeys(
+        ("Act", "Batch", "Box", "Card", "Discrete", "Heads", "Loss", "Objects", "Optim", "Plan"),
+        "reverie.core.types",
+    ),
     "Rollout": "reverie.core.types",
     "Part": "reverie.core.model",
     "WorldModel": "reverie.core.model",
@@ -30,11 +61,7 @@ _HOME = {
     "ReverieError": "reverie.core.errors",
     "check_world_model": "reverie.core.check",
     # what is registered
-    "model": "reverie.core.registry",
-    "names": "reverie.core.registry",
-    "oracle": "reverie.core.registry",
-    "recipe": "reverie.core.registry",
-    "register": "reverie.core.registry",
+    **dict.fromkeys(("model", "names", "oracle", "recipe", "register"), "reverie.core.registry"),
     # imagining and acting
     "Dream": "reverie.imagine",
     "rollout": "reverie.imagine",
@@ -50,11 +77,10 @@ _HOME = {
     # runs
     "Run": "reverie.train",
     "Stage": "reverie.train",
-    "load": "reverie.checkpoint",
+    "load": "reverie.trained",
 }
-_MODULES = ("agent", "checkpoint", "core", "data", "envs", "evaluate", "evidence", "imagine", "train")
-
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+_MODULES = ("agent", "checkpoint", "core", "data", "envs", "evaluate", "evidence", "imagine")
+_MODULES = (*_MODULES, "models", "planners", "recipes", "train")
 
 
 def __getattr__(name: str) -> _typing.Any:

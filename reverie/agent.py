@@ -1,4 +1,4 @@
-"""Who acts: the `Agent` protocol, `PolicyAgent` and `RandomAgent`. Imports core only.
+"""Who acts: the `Agent` protocol, and the agents that need no training. Imports core only.
 
 An agent maps (carry, observation) to (carry, action) for B environments at once. It holds no
 time: what it remembers is in the carry, so one agent serves any number of worlds.
@@ -12,8 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from reverie.core.errors import SpaceMismatch
 from reverie.core.model import WorldModel
-from reverie.core.types import Act, Discrete, Space, check_obs
+from reverie.core.types import Act, Box, Discrete, Space, check_obs
 
 S = TypeVar("S")
 
@@ -148,3 +149,113 @@ class RandomAgent:
             unit = torch.rand((batch, *space.shape), generator=generator, device=device)
             action = space.low + (space.high - space.low) * unit
         return carry, Act(action, {})
+
+
+class SweepAgent:
+    """Walks to and fro without looking: the first action for a while, then the last, and again.
+
+    A baseline that no claim about vision may skip, and, with a wide range of dwells, an explorer
+    that goes farther than uniform noise does. The carry is (heading, decisions left), (B,) each.
+
+    Args:
+        actions: Discrete, with the two directions at its ends (left ... right).
+        low: fewest decisions in one direction, >= 1.
+        high: most decisions in one direction; each dwell is uniform in [low, high].
+
+    Raises:
+        SpaceMismatch: if the actions are not Discrete.
+    """
+
+    def __init__(self, actions: Space, low: int, high: int) -> None:
+        """See the class."""
+        if not isinstance(actions, Discrete):
+            raise SpaceMismatch(
+                f"SweepAgent walks between the first and last of Discrete actions, but these are "
+                f"{actions}. Use RandomAgent."
+            )
+        self._last, self._low, self._high = actions.n - 1, low, high
+
+    def initial(self, batch: int) -> tuple[Tensor, Tensor]:
+        """No direction yet: the first `act` draws one.
+
+        Args:
+            batch: environments B.
+        """
+        return torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.int64)
+
+    def act(
+        self,
+        carry: tuple[Tensor, Tensor],
+        obs: dict[str, Tensor],
+        first: Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[tuple[Tensor, Tensor], Act]:
+        """See `Agent.act`."""
+        del obs, explore
+        heading, left = carry
+        batch = first.shape[0]
+        coin = torch.randint(2, (batch,), generator=generator)
+        dwell = torch.randint(self._low, self._high + 1, (batch,), generator=generator)
+        turn = left == 0
+        heading = torch.where(first, coin, torch.where(turn, 1 - heading, heading))
+        left = torch.where(first | turn, dwell, left) - 1
+        return (heading, left), Act(heading * self._last, {})
+
+
+class BrownianAgent:
+    """Drifts through a Box: each action is the last one plus a small Gaussian step, clipped.
+
+    White noise cancels itself out and moves nothing; a drift explores. The carry is the last
+    action, (B, A).
+
+    Args:
+        actions: Box.
+        start: (A,) where each episode begins; None: 0.
+        std: of a step, in units of action.
+
+    Raises:
+        SpaceMismatch: if the actions are not a Box.
+
+    Source:
+        The exploration of car racing in public reproductions of Ha & Schmidhuber 2018.
+    """
+
+    def __init__(
+        self, actions: Space, *, start: tuple[float, ...] | None = None, std: float = 0.14
+    ) -> None:
+        """See the class."""
+        if not isinstance(actions, Box):
+            raise SpaceMismatch(
+                f"BrownianAgent drifts through a Box, but the actions are {actions}. "
+                "Use SweepAgent or RandomAgent."
+            )
+        self._space, self._std = actions, std
+        begin = torch.zeros(actions.shape) if start is None else torch.tensor(start)
+        self._start = begin.expand(actions.shape)
+
+    def initial(self, batch: int) -> Tensor:
+        """Every row is at the start.
+
+        Args:
+            batch: environments B.
+        """
+        return self._start.expand(batch, *self._space.shape)
+
+    def act(
+        self,
+        carry: Tensor,
+        obs: dict[str, Tensor],
+        first: Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Act]:
+        """See `Agent.act`."""
+        del obs, explore
+        fresh = first.view(-1, *(1,) * len(self._space.shape))
+        before = torch.where(fresh, self._start, carry)
+        step = self._std * torch.randn(before.shape, generator=generator)
+        action = (before + step).clamp(self._space.low, self._space.high)
+        return action, Act(action, {})

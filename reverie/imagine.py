@@ -200,8 +200,9 @@ class Dream(VectorEnv):
         self._over = np.ones(num_envs, dtype=bool)
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self._seen = self._decoded()
         self.single_observation_space = gymnasium.spaces.Dict(
-            {name: gymnasium_space(space) for name, space in self._decoded().items()}
+            {name: gymnasium_space(space) for name, space in self._seen.items()}
         )
         # Where nothing acts, the one action is to watch.
         self.single_action_space = gymnasium_space(
@@ -319,10 +320,7 @@ class Dream(VectorEnv):
     def _look(self) -> dict[str, np.ndarray]:
         """What the rows see now."""
         drawn = self._decode(self._state)
-        return {
-            name: _as_array(drawn[name], self._model.observations[name])
-            for name in self.single_observation_space
-        }
+        return {name: _as_array(drawn[name], space) for name, space in self._seen.items()}
 
 
 def _as_array(drawn: Tensor, space: Space) -> np.ndarray:

@@ -89,6 +89,7 @@ class EvolutionConfig:
     sigma: float = 0.1  # initial standard deviation of the weights
     weight_decay: float = 0.01  # cost per mean squared weight
     discount: float = 1.0  # of dreamed rewards
+    survival: float = 1.0  # reward of a step survived, where the model predicts no reward
     seed: int = 0
 
 
@@ -141,7 +142,8 @@ class Evolution:
         weights = torch.as_tensor(np.stack(candidates), dtype=torch.float32)
         generator = torch.Generator(self.model.device)
         generator.manual_seed((self.config.seed << 20) + len(self.history))
-        returns = self.dream(weights.to(self.model.device), generator).double().cpu().numpy()
+        dreams = self.dream(weights.to(self.model.device), generator)
+        returns = dreams.mean(1).double().cpu().numpy()
         if not np.isfinite(returns).all():
             raise NonFinite(
                 f"Evolution needs finite dreamed returns, but generation {len(self.history)} has "
@@ -158,19 +160,19 @@ class Evolution:
 
     @torch.no_grad()
     def dream(self, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean dreamed return of each candidate, all episodes of all candidates in one batch.
+        """Dreamed returns of each candidate, all episodes of all candidates in one batch.
 
         Every candidate dreams from the same starts. A step's reward counts by the probability
         that the dream still goes on, the product of `cont`: what is compared is an expectation,
         smooth in the weights, not one draw of an ending. Without a reward head each step that
-        is survived earns 1.
+        is survived earns `config.survival`.
 
         Args:
             weights: (P, n).
             generator: of the starts and of the model's randomness.
 
         Returns:
-            (P,) in the world's reward units, or steps.
+            (P, E) in the world's reward units.
         """
         config, heads = self.config, self.heads
         p, e = len(weights), config.episodes
@@ -184,12 +186,15 @@ class Evolution:
         steps = unroll(self.model, state, act, config.horizon, generator=generator)
         for t, (before, action, after) in enumerate(steps):
             goes_on = alive if heads.cont is None else alive * heads.cont(after)
-            reward = goes_on if heads.reward is None else alive * heads.reward(before, action, after)
+            if heads.reward is None:
+                reward = config.survival * goes_on
+            else:
+                reward = alive * heads.reward(before, action, after)
             total += config.discount**t * reward
             alive = goes_on
             if t % 16 == 15 and bool(alive.max() < 1e-3):
                 break
-        return total.view(p, e).mean(1)
+        return total.view(p, e)
 
     def state_dict(self) -> dict[str, Any]:
         """The recorded costs: enough to replay the search exactly."""

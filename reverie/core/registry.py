@@ -20,10 +20,10 @@ from reverie.core.errors import MissingExtra, UnknownName
 
 _TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "bandit", "lottery")
 
-# kind -> name -> path. A model is a WorldModel class that builds a small default instance when
-# called without arguments; an oracle is a function that builds a true model; a recipe is a
-# function with keyword-only arguments that returns a Run; an env namespace is a function
-# (rest of the id, num_envs, **options) -> VectorEnv.
+# kind -> name -> path. A model is a WorldModel class; beside it in its module stand `default()`,
+# an instance of the paper's size, and `small()`, one that is checked in seconds. An oracle is a
+# function that builds a true model. A recipe is a function with keyword-only arguments that
+# returns a Run. An env is a namespace: a function of the rest of the id that returns a VectorEnv.
 _PATHS: dict[str, dict[str, str]] = {
     "model": {
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
@@ -65,12 +65,29 @@ def lookup(kind: str, name: str) -> Any:
 
 
 def model(name: str) -> Any:
-    """The WorldModel class of a school; called without arguments it builds its default.
+    """The WorldModel class of a school: (config, observations, actions) -> WorldModel.
 
     Raises:
         UnknownName: naming the nearest registered names.
     """
     return lookup("model", name)
+
+
+def instance(name: str, *, small: bool = False) -> Any:
+    """An untrained model of a school, or the oracle of that name.
+
+    Args:
+        name: of a model or an oracle.
+        small: of a size to test with, not the paper's.
+
+    Raises:
+        UnknownName: naming the nearest registered names.
+    """
+    table = {**_PATHS["oracle"], **_PATHS["model"]}
+    path = table[_known("model", name, table)]
+    if name in _PATHS["model"]:
+        path = f"{path.partition(':')[0]}:{'small' if small else 'default'}"
+    return resolve(path)()
 
 
 def oracle(name: str) -> Any:
@@ -123,7 +140,7 @@ def resolve(path: str) -> Any:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name that is not there, with the nearest and all known names."""
     known = sorted(known)
-    tail = f"{kind.split()[-1]}s: {', '.join(known)}." if known else f"No {kind} is registered."
+    tail = f"{kind}s: {', '.join(known)}." if known else f"no {kind} is registered."
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     # A short name is near to any name that it is a part of, however long that is.
     near = near or [other for other in known if name and name.lower() in other.lower()][:3]

@@ -34,7 +34,7 @@ def _walk(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def leaves(tree: Any) -> list[Tensor | Objects]:
     """The leaves in order."""
     found: list[Tensor | Objects] = []
-    _walk(lambda leaf: found.append(leaf), tree)
+    _walk(found.append, tree)
     return found
 
 
@@ -145,7 +145,7 @@ def where(condition: Tensor, yes: T, no: T) -> T:
         if isinstance(a, Objects) and isinstance(b, Objects):
             rows = zip(condition.tolist(), a.items, b.items, strict=True)
             return Objects(x if chosen else y for chosen, x, y in rows)
-        assert isinstance(a, Tensor) and isinstance(b, Tensor)  # noqa: S101, PT018
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)  # noqa: S101
         return torch.where(condition.view(-1, *(1,) * (a.dim() - 1)), a, b)
 
     return _walk(pick, yes, no)

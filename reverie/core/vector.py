@@ -61,7 +61,7 @@ def refuse_finished(over: np.ndarray) -> None:
     if over.any():
         rows = np.flatnonzero(over)[:8].tolist()
         raise gymnasium.error.ResetNeeded(
-            f"step was asked for all rows, but the episodes of rows {rows} are over or never began. "
+            f"step was asked of all rows, but the episodes of rows {rows} are over or not begun. "
             "Begin them with reset(options={'reset_mask': mask}) first."
         )
 

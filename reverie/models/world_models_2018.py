@@ -15,7 +15,7 @@ Letters: Z latent size, L LSTM size, K mixture components. mu, logvar: V's poste
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +43,7 @@ class WorldModels2018Config:
     kl_tolerance: float = 0.5  # nats a latent dimension before the KL costs anything
     vision_lr: float = 1e-4
     vision_channels: int = 32  # base width of V; the paper's 32
-    foreground: float = 0.0  # extra weight of pixels that differ from the mean frame; paper: 0
+    bright_weight: float = 0.0  # extra weight of bright pixels in V's error; the paper's 0
     memory_lr: float = 1e-3
     memory_lr_decay: float = 1.0
     done_weight: float = 10.0  # of a positive in the done loss
@@ -75,8 +75,6 @@ class Vision(nn.Module):
         latent: Z.
         channels: base width.
     """
-
-    mean_frame: Tensor
 
     def __init__(self, latent: int, channels: int = 32) -> None:
         super().__init__()
@@ -228,7 +226,6 @@ class WorldModels2018(WorldModel[State]):
         self.observations = {"image": observations["image"]}
         self.actions = actions
         self.vision = Vision(config.latent, config.vision_channels)
-        self.register_buffer("mean_frame", torch.zeros(0), persistent=False)
         self.memory = Memory(config, config.latent + self._action_size + self._restart)
 
     @property
@@ -339,8 +336,9 @@ class WorldModels2018(WorldModel[State]):
         image = batch.obs["image"].flatten(0, 1).float() / 255
         mu, logvar = self.vision.encode(image)
         restored = self.vision.decode(_sample(mu, logvar, None))
-        error = (restored - image).square()
-        reconstruction = error.sum((1, 2, 3)).mean()
+        bright = ((image.amax(1, keepdim=True) - 0.63) / 0.15).clamp(0, 1)
+        weight = 1 + self.config.bright_weight * bright
+        reconstruction = (weight * (restored - image).square()).sum((1, 2, 3)).mean()
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
         total = reconstruction + kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
         return Loss(total, {"reconstruction": reconstruction.detach(), "kl": kl.mean().detach()})
@@ -429,3 +427,18 @@ def _check(
         )
     if config.temperature <= 0:
         raise BadConfig(f"temperature must be above 0, but it is {config.temperature}.")
+
+
+_PIXELS: dict[str, Space] = {"image": Box((3, SIZE, SIZE), 0, 255, "uint8")}
+
+
+def default() -> WorldModels2018:
+    """The paper's Doom model, untrained."""
+    return WorldModels2018(DOOM, _PIXELS, Discrete(3))
+
+
+def small() -> WorldModels2018:
+    """The same wiring, thin: what `reverie check` runs."""
+    return WorldModels2018(
+        replace(DOOM, latent=4, hidden=8, vision_channels=4), _PIXELS, Discrete(3)
+    )

@@ -1,0 +1,275 @@
+"""The command line as a person meets it: quick help, one sentence for each mistake."""
+
+import io
+import re
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reverie import cli
+from reverie.core import registry
+from reverie.core.errors import BadData
+from reverie.core.types import Box, Discrete
+from reverie.data.episode import Episode
+from reverie.data.store import Store
+
+
+def run(capsys, *arguments):
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def store_of(path, episodes=2, steps=5):
+    with Store.create(path, {"vector": Box((2,))}, Discrete(3)) as store:
+        for seed in range(episodes):
+            rng = np.random.default_rng(seed)
+            flags = np.arange(steps) == steps - 1
+            store.append(
+                Episode(
+                    obs={"vector": rng.uniform(-1, 1, (steps + 1, 2)).astype(np.float32)},
+                    action=rng.integers(3, size=steps),
+                    reward=np.ones(steps, np.float32),
+                    terminated=flags,
+                    truncated=np.zeros(steps, bool),
+                    extra={},
+                    info={"seed": seed, "success": seed == 0},
+                )
+            )
+
+
+def test_help_answers_in_half_a_second_and_without_torch():
+    fastest = min(_seconds_of_help() for _ in range(3))
+    assert fastest < 0.5
+
+
+def _seconds_of_help():
+    code = (
+        "import sys\nfrom reverie import cli\n"
+        "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'rich', 'tyro'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in found.stdout for name in cli.COMMANDS)
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["data", "--help"]])
+def test_help_is_there_on_every_floor(capsys, arguments):
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 0
+    assert "usage: reverie" in capsys.readouterr().out
+
+
+def test_the_installed_module_runs_and_exits_with_the_code():
+    command = [sys.executable, "-m", "reverie", "lsit"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("There is no command 'lsit'. Did you mean list?")
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tran", "x"], "There is no command 'tran'. Did you mean train?"),
+        (["train"], "The following arguments are required: recipe. See `reverie train --help`."),
+        (
+            ["train", "world_models_2018.dom_quick"],
+            "There is no recipe 'world_models_2018.dom_quick'. Did you mean .*doom_quick",
+        ),
+        (["info", "world_model_2018"], "There is no model .* Did you mean world_models_2018"),
+        (["check", "toy/clok"], "There is no model 'toy/clok'. Did you mean toy/clock"),
+        (["list", "--orcales"], "`reverie list` does not take --orcales. See `reverie list"),
+        (["data", "inspect", "nowhere"], "nowhere"),
+        (["collect", "toy/clock", "x", "--episodes", "0"], "0 is not a whole number of 1 or more"),
+        (["collect", "toy/clok", "x"], "toy/clok.*Did you mean"),
+        (["eval", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(capsys, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert re.search(sentence, err)
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, "reverie 0.1.0\n", "")
+
+
+def test_list_shows_the_whole_taxonomy(capsys):
+    code, out, _ = run(capsys, "list", "--oracles")
+    assert code == 0
+    for word in ("school", "family", "state", "z", "objective", "policy", "coupling", "heads"):
+        assert word in out
+    for name in (*registry.names("model"), *registry.names("oracle")):
+        assert name in out
+
+
+def test_list_shows_recipes_and_markdown(capsys):
+    assert run(capsys, "list", "--recipes")[1].split() == list(registry.names("recipe"))
+    assert run(capsys, "list", "--markdown")[1].startswith("| school | family |")
+
+
+def test_a_narrow_terminal_gets_a_block_a_school():
+    from rich.console import Console
+
+    from reverie import catalog
+
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(catalog.listing(catalog.cards(), 60))
+    text = console.export_text()
+    assert "objective" in text
+    assert "arXiv:1803.10122" in text
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_info_counts_the_parameters_of_the_paper(capsys):
+    code, out, _ = run(capsys, "info", "world_models_2018")
+    assert code == 0
+    # V at z = 64 and M for Doom, as published: 4,446,915 + 1,678,785.
+    for number in ("4,446,915", "1,678,785", "6,125,700"):
+        assert number in out
+    assert "world_models_2018.doom_quick" in out
+
+
+def test_check_names_the_clauses(capsys):
+    code, out, _ = run(capsys, "check", "toy/clock")
+    assert code == 0
+    assert re.match(r"toy/clock: \d+ clauses hold \(", out)
+
+
+def test_collect_fills_a_store_and_a_second_time_lets_it_grow(capsys, tmp_path):
+    arguments = ["collect", "toy/clock", str(tmp_path / "s"), "--num-envs", "2", "--episodes"]
+    code, out, _ = run(capsys, *arguments, "3")
+    assert (code, len(Store.open(tmp_path / "s"))) == (0, 3)
+    assert f"3 episodes added to {tmp_path / 's'}: 3 in all." in out
+    assert run(capsys, *arguments, "2", "--seed", "1")[0] == 0
+    store = Store.open(tmp_path / "s")
+    assert len(store) == 5
+    assert len({store[i].info["seed"] for i in range(5)}) == 5
+
+
+def test_collect_into_a_store_of_another_world_is_refused(capsys, tmp_path):
+    store_of(tmp_path / "s")
+    code, _, err = run(capsys, "collect", "toy/clock", str(tmp_path / "s"))
+    assert code == 2
+    assert "another world" in err
+    assert len(Store.open(tmp_path / "s")) == 2
+
+
+def test_data_inspect_says_what_is_there(capsys, tmp_path):
+    store_of(tmp_path / "s")
+    code, out, _ = run(capsys, "data", "inspect", str(tmp_path / "s"))
+    assert code == 0
+    for words in (r"episodes\s+2", r"steps\s+10", r"vector.*\(2,\)", r"Discrete\(n=3\)", "success"):
+        assert re.search(words, out)
+
+
+def test_data_validate_exits_by_the_verdict(capsys, tmp_path, monkeypatch):
+    from reverie.data import validate
+
+    store_of(tmp_path / "s")
+    arguments = ("data", "validate", str(tmp_path / "s"))
+    for ok, code in ((True, 0), (False, 2)):
+        report = SimpleNamespace(ok=ok, findings=("actions look shifted by +1",))
+        monkeypatch.setattr(validate, "validate", lambda store, report=report: report)
+        found = run(capsys, *arguments)
+        assert found[0] == code
+        assert "shifted by +1" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (KeyboardInterrupt("Saved at update 7."), 130, "Saved at update 7."),
+        (BadData("A [bracket] stays."), 2, "A [bracket] stays."),
+    ],
+)
+def test_errors_become_sentences_and_codes(capsys, monkeypatch, error, code, sentence):
+    def fail(options, rest):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=fail))
+    found = run(capsys, "list")
+    assert found[0] == code
+    assert sentence in found[2]
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    def fail(options, rest):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(run=fail))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list"])
+
+
+class TestTrain:
+    """`train` builds the run from the recipe's own options and hands it to the one loop."""
+
+    @pytest.fixture
+    def trained(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(registry, "_PATHS", {**registry._PATHS, "recipe": {}})
+        monkeypatch.setitem(registry._PATHS["recipe"], "mine", f"{__name__}:mine")
+        monkeypatch.setattr("reverie.train.train", lambda run, folder: calls.append((run, folder)))
+        return calls
+
+    def test_the_recipes_options_are_the_commands(self, capsys, trained, tmp_path):
+        code, out, _ = run(
+            capsys, "train", "mine", "--seed", "3", "--out", f"{tmp_path}/x", "--effort.units", "7"
+        )
+        ((made, folder),) = trained
+        assert (code, made.seed, made.units, folder) == (0, 3, 7, tmp_path / "x")
+        assert f"reverie report {tmp_path}/x" in out
+
+    def test_the_folder_is_named_after_recipe_and_seed(self, capsys, trained):
+        assert run(capsys, "train", "mine", "--seed", "4")[0] == 0
+        assert str(trained[0][1]) == "runs/mine-4"
+
+    def test_help_is_of_the_recipe(self, capsys, trained):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["train", "mine", "--help"])
+        assert left.value.code == 0
+        assert "--effort.units" in capsys.readouterr().out
+        assert not trained
+
+    def test_a_wrong_option_is_refused_before_anything_starts(self, capsys, trained):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["train", "mine", "--sed", "3"])
+        assert left.value.code == 2
+        assert "--seed" in capsys.readouterr().err  # the nearest
+        assert not trained
+
+
+class Effort:
+    """How much.
+
+    Args:
+        units: of work.
+    """
+
+    def __init__(self, units: int = 5) -> None:
+        self.units = units
+
+
+def mine(*, seed: int = 0, effort: Effort = Effort()) -> SimpleNamespace:  # noqa: B008
+    """A recipe.
+
+    Args:
+        seed: of everything.
+        effort: how much.
+    """
+    return SimpleNamespace(name="mine", seed=seed, units=effort.units)
