@@ -44,9 +44,9 @@ if _typing.TYPE_CHECKING:  # for type checkers and editors; a test keeps it equa
     from reverie.envs import make as make
     from reverie.imagine import Dream as Dream
     from reverie.imagine import rollout as rollout
-    from reverie.train import Run as Run
-    from reverie.train import Stage as Stage
-    from reverie.trained import load as load
+    from reverie.loaded import load as load
+    from reverie.run import Run as Run
+    from reverie.run import Stage as Stage
 
 _HOME = {
     # the contract
@@ -75,9 +75,9 @@ _HOME = {
     "collect": "reverie.data.collect",
     "validate": "reverie.data.validate",
     # runs
-    "Run": "reverie.train",
-    "Stage": "reverie.train",
-    "load": "reverie.trained",
+    "Run": "reverie.run",
+    "Stage": "reverie.run",
+    "load": "reverie.loaded",
 }
 _MODULES = ("agent", "checkpoint", "core", "data", "envs", "evaluate", "evidence", "imagine")
 _MODULES = (*_MODULES, "models", "planners", "recipes", "train")

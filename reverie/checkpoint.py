@@ -225,8 +225,11 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {k: _encode(v, _join(path, k), tensors) for k, v in value.items()}
-        rows = enumerate(value.items())
-        return {"$items": [[k, _encode(v, _join(path, str(i)), tensors)] for i, (k, v) in rows]}
+        pairs = [
+            [_encode(k, path, tensors), _encode(v, _join(path, str(i)), tensors)]
+            for i, (k, v) in enumerate(value.items())
+        ]
+        return {"$items": pairs}
     if isinstance(value, list | tuple):
         items = [_encode(item, _join(path, str(i)), tensors) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"$tuple": items}
@@ -262,7 +265,7 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 _SPECIAL: dict[str, Callable[[Any, dict[str, Tensor]], Any]] = {
     "$tensor": lambda name, tensors: tensors[name],
     "$array": lambda name, tensors: tensors[name].numpy(),
-    "$items": lambda rows, tensors: {key: _decode(item, tensors) for key, item in rows},
+    "$items": lambda pairs, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in pairs},
     "$tuple": lambda items, tensors: tuple(_decode(item, tensors) for item in items),
     "$float": lambda name, tensors: float(name),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -171,9 +172,11 @@ def _collect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("env", help="a Gymnasium id, or doom/take_cover, toy/two_rooms, ...")
     parser.add_argument("store", type=Path, help="folder of the store; an existing one grows")
     parser.add_argument("--agent", type=Path, help="a run's folder; without it: random actions")
-    parser.add_argument("--episodes", type=_positive, default=100, help="default 100")
+    parser.add_argument("--episodes", type=_at_least(1), default=100, help="default 100")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--num-envs", type=_positive, default=8, help="worlds at once, default 8")
+    parser.add_argument(
+        "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that step them")
 
 
@@ -188,7 +191,7 @@ def _collect(options: argparse.Namespace, rest: list[str]) -> None:
         observations, actions = envs.spaces(env)
         agent = RandomAgent(actions)
         if options.agent:
-            from reverie.trained import load
+            from reverie.loaded import load
 
             agent = load(options.agent).agent
         with _store(options.store, observations, actions) as store:
@@ -245,8 +248,8 @@ def _data(options: argparse.Namespace, rest: list[str]) -> None:
     from reverie.data.validate import validate
 
     report = validate(store)
-    for finding in report.findings:
-        _say(finding)
+    for sentence in (*report.findings, *report.notes):
+        _say(sentence)
     if not report.ok:
         raise BadData(f"{options.store} breaks the data contract: see the findings above.")
     _say(f"{options.store} keeps the data contract.")
@@ -283,22 +286,33 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--episodes", type=_positive, default=100, help="default 100")
-    parser.add_argument("--seed", type=int, default=0, help="of the worlds, default 0")
-    parser.add_argument("--num-envs", type=_positive, default=8, help="worlds at once, default 8")
+    parser.add_argument("--episodes", type=_at_least(5), default=100, help="5 or more, default 100")
+    parser.add_argument("--seed", type=int, default=1_000_000, help="of the worlds")
+    parser.add_argument(
+        "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     from reverie import catalog
-    from reverie.progress import terminal
-    from reverie.trained import load
+    from reverie.evaluate.control import control
+    from reverie.loaded import load
+    from reverie.progress import Silent, terminal
 
-    scores = load(options.run).compare(
-        episodes=options.episodes,
-        seed=options.seed,
-        num_envs=options.num_envs,
-        progress=terminal(),
-    )
+    loaded = load(options.run)
+    agents = {loaded.run.name: loaded.agent, **loaded.run.baselines}
+    progress = Silent() if options.json else terminal()
+    with contextlib.closing(loaded.world(options.num_envs, options.seed)) as env:
+        scores = [
+            control(
+                name, env, agent, episodes=options.episodes, seed=options.seed, progress=progress
+            )
+            for name, agent in agents.items()
+        ]
+    if options.json:
+        _say(json.dumps([score.to_json() for score in scores], indent=1))
+        return
     catalog.show(catalog.scores(scores))
 
 
@@ -307,22 +321,20 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
-    from reverie.evaluate.report import report
-    from reverie.trained import describe
+    from reverie.evaluate import report
 
-    describe(options.run)  # refuses a folder that is no run's
-    _say(f"The page is {report(options.run)}")
+    _say(f"The page is {report.write(options.run)}")
 
 
-def _positive(text: str) -> int:
-    """An option that counts something."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return number
+def _at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that counts something."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
+        return int(text)
+
+    return count
 
 
 COMMANDS: dict[str, Command] = {

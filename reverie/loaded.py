@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from reverie import checkpoint
 from reverie.agent import Agent
-from reverie.core import registry
+from reverie.core import registry, tree
 from reverie.core.errors import BadConfig
 from reverie.core.model import WorldModel, need
 from reverie.core.types import Act
 from reverie.evaluate.control import Control, control
 from reverie.imagine import rollout
-from reverie.train import Run, describe
+from reverie.run import Run, about
 
 
 class Loaded:
@@ -92,8 +92,6 @@ class Loaded:
         need(self.model.heads, "decode", what="Loaded.imagine")
         state = self.model.observe(None, None, self.model.encode(obs), generator=generator)
         states = rollout(self.model, state, actions, generator=generator).states
-        from reverie.core import tree
-
         shape = (len(actions), actions.shape[1] + 1)
         seen = decode(tree.flatten(states)) if decode is not None else {}
         return {name: x.unflatten(0, shape) for name, x in seen.items()}
@@ -137,8 +135,8 @@ def load(folder: str | Path) -> Loaded:
         UnknownName: if its recipe is not registered here.
     """
     folder = Path(folder)
-    about = describe(folder)
-    run = registry.recipe(about["name"])(**about["config"])
+    said = about(folder)
+    run = registry.recipe(said["name"])(**said["config"])
     checkpoint.load_weights(folder, **run.modules)
     for module in run.modules.values():
         module.eval()

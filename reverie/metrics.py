@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -176,9 +177,9 @@ class MetricLog:
 
     def close(self) -> None:
         """Close the files."""
-        with storage("metrics.jsonl"):
+        with storage("metrics.jsonl"), ExitStack() as stack:
             for file in self._files.values():
-                file.close()
+                stack.callback(file.close)
 
     def _event(self, **fields: Any) -> None:
         """Append one TensorBoard record."""
@@ -187,12 +188,13 @@ class MetricLog:
 
 def _open_cut(path: Path, size: int) -> BinaryIO:
     """Open a file for appending, cut to a size."""
-    file = open(path, "ab")  # noqa: SIM115
-    if file.tell() < size:
+    found = path.stat().st_size if path.exists() else 0
+    if found < size:
         raise BadCheckpoint(
-            f"{path} has {file.tell()} bytes, but the checkpoint was taken when it had {size}. "
+            f"{path} has {found} bytes, but the checkpoint was taken when it had {size}. "
             "Put the file back, or start anew in another folder."
         )
+    file = open(path, "ab")  # noqa: SIM115
     file.truncate(size)
     file.seek(size)
     return file

@@ -7,13 +7,17 @@ progress.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from gymnasium.vector import VectorEnv
 from torch import nn
 
-from reverie.core.errors import BadConfig
+from reverie.agent import Agent
+from reverie.core.errors import BadCheckpoint, BadConfig
 from reverie.core.model import WorldModel
 from reverie.core.types import Batch
 from reverie.learner import Learner
@@ -111,22 +115,49 @@ class Run:
         name: of the recipe.
         seed: from which every generator of the run is seeded.
         model: the world model.
-        stages: in order.
+        stages: the run's folder -> what is done there, in order.
         behavior: what is trained to act, or None.
+        agent: acts in the world with the model and the behavior, or None.
+        world: (num_envs, seed) -> the worlds that the run is about, or None.
+        environment: the name of that world, or None.
+        unit: of its returns.
+        baselines: who plays beside the agent when it is judged, by name.
         config: the recipe's arguments, as JSON values.
-        environment: as `reverie.envs.make` takes it, or None.
     """
 
     name: str
     seed: int
     model: WorldModel
-    stages: tuple[Stage, ...]
+    stages: Callable[[Path], tuple[Stage, ...]]
     behavior: nn.Module | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    agent: Agent | None = None
+    world: Callable[[int, int], VectorEnv] | None = None
     environment: str | None = None
+    unit: str = "return"
+    baselines: Mapping[str, Agent] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The modules whose weights are the run's result, by name."""
         both = {"model": self.model, "behavior": self.behavior}
         return {name: module for name, module in both.items() if module is not None}
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What `train` wrote about the run in a folder: name, seed, config, environment, versions.
+
+    Raises:
+        BadCheckpoint: if there is no run, or its `run.json` is damaged.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise BadCheckpoint(
+            f"A run was looked for in {folder}, but there is no run.json. "
+            "Train one there (`reverie train RECIPE --out FOLDER`), or name another folder."
+        )
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return {"name": said["name"], "seed": said["seed"], "config": said["config"], **said}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{path} is damaged ({error!r}). Train again in another folder.") from None

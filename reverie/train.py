@@ -56,7 +56,7 @@ def train(
     Args:
         run: what to train.
         folder: made if it is missing.
-        save_every_s: seconds between two checkpoints; one is also made after each stage.
+        save_every_s: seconds between two checkpoints; one is also made where a stage begins.
         progress: where to report; None: bars in a terminal, lines elsewhere.
 
     Raises:
@@ -68,12 +68,13 @@ def train(
         KeyboardInterrupt: Ctrl-C, after saving; a second one stops without saving.
     """
     folder = Path(folder)
-    names = [stage.name for stage in run.stages]
+    stages = run.stages(folder)
+    names = [stage.name for stage in stages]
     if len(set(names)) < len(names):
         raise BadConfig(f"The stages of run '{run.name}' are {names}. Give each its own name.")
     with _only_one(folder):
-        _describe(run, folder)
-        session = _Session(run, folder, save_every_s, progress or terminal())
+        _describe(run, stages, folder)
+        session = _Session(run, stages, folder, save_every_s, progress or terminal())
         with session.interrupts.installed():
             session.go()
 
@@ -81,16 +82,23 @@ def train(
 class _Session:
     """One process's work on a run: where it stands, and how to save and restore that."""
 
-    def __init__(self, run: Run, folder: Path, save_every_s: float, progress: Progress) -> None:
-        self.run, self.folder, self.progress = run, folder, progress
+    def __init__(
+        self,
+        run: Run,
+        stages: tuple[Stage, ...],
+        folder: Path,
+        save_every_s: float,
+        progress: Progress,
+    ) -> None:
+        self.run, self.stages, self.folder, self.progress = run, stages, folder, progress
         self.save_every_s = save_every_s
         self.checkpoints = folder / "checkpoint"
         self.interrupts = _Interrupts()
         old = checkpoint.load(self.checkpoints) if checkpoint.checkpoints(self.checkpoints) else {}
-        if old and old["stages"] != [stage.name for stage in run.stages]:
+        if old and old["stages"] != [stage.name for stage in stages]:
             raise BadCheckpoint(
                 f"{self.checkpoints} is of a run with the stages {', '.join(old['stages'])}, but "
-                f"'{run.name}' has {', '.join(s.name for s in run.stages)}. Choose another folder."
+                f"'{run.name}' has {', '.join(s.name for s in stages)}. Choose another folder."
             )
         self.index: int = old.get("index", 0)  # the stage
         self.update: int = old.get("update", 0)  # how many of its updates are done
@@ -106,7 +114,7 @@ class _Session:
     @property
     def stage(self) -> Stage:
         """The stage under way."""
-        return self.run.stages[self.index]
+        return self.stages[self.index]
 
     @property
     def seconds(self) -> float:
@@ -119,7 +127,7 @@ class _Session:
             self.restore_weights()
             for module in self.run.modules.values():
                 module.eval()
-            while self.index < len(self.run.stages):
+            while self.index < len(self.stages):
                 self.enter()
                 self.learn()
                 self.leave()
@@ -139,16 +147,16 @@ class _Session:
         _seed(self.run.seed, stage.name, "learn")
         makers = {"learner": stage.learner, "collector": stage.collector, "sampler": stage.sampler}
         parts = {name: make() for name, make in makers.items() if make is not None}
-        if self.old:
-            self.restore_weights()  # again: making a learner may have drawn new ones
+        self.restore_weights()  # again: making a learner may have drawn new ones
+        begun = self.old.get("parts")
+        if begun:
             for name, part in parts.items():  # the collector before the sampler that reads it
-                if name in self.old["parts"]:
-                    part.load_state_dict(self.old["parts"][name])
+                part.load_state_dict(begun[name])
             self.meter.load_state_dict(self.old["meter"])
-            if self.old["parts"]:
-                _set_random_state(self.old["random"])
-        self.old = {}
-        self.parts = parts
+            _set_random_state(self.old["random"])
+        self.old, self.parts = {}, parts
+        if not begun:
+            self.save()  # before a collector adds what no checkpoint knows of
 
     def learn(self) -> None:
         """The updates of the stage.
@@ -234,7 +242,7 @@ class _Session:
         with self.interrupts.deferred():
             tree = {
                 "meter": self.meter.state_dict(),  # first: it stops at a loss that is not finite
-                "stages": [stage.name for stage in self.run.stages],
+                "stages": [stage.name for stage in self.stages],
                 "index": self.index,
                 "update": self.update,
                 "seconds": self.seconds,
@@ -262,12 +270,11 @@ class _Session:
             path = self.folder / f"nonfinite_{self.stage.name}_{update}.safetensors"
             checkpoint.write_tree(path, batch._asdict())
             said = f"Its batch is in {path}"
-        files = checkpoint.checkpoints(self.checkpoints)
-        kept = f"the last good checkpoint is {files[-1]}" if files else "no checkpoint was due yet"
+        good = checkpoint.checkpoints(self.checkpoints)[-1]
         raise NonFinite(
             f"Stage '{self.stage.name}' asks for finite numbers, but {name} is {value} at update "
-            f"{update}. {said}; {kept}. Look at the batch, or train with a lower learning rate or "
-            "clipped gradients."
+            f"{update}. {said}; the last good checkpoint is {good}. Look at the batch, or train with a "
+            "lower learning rate or clipped gradients."
         )
 
 
@@ -324,7 +331,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _describe(run: Run, folder: Path) -> None:
+def _describe(run: Run, stages: tuple[Stage, ...], folder: Path) -> None:
     """Write `run.json`, or check that the folder's is of this very run."""
     path = folder / "run.json"
     same = {
@@ -332,7 +339,7 @@ def _describe(run: Run, folder: Path) -> None:
         "seed": run.seed,
         "environment": run.environment,
         "config": dict(run.config),
-        "stages": {stage.name: stage.updates for stage in run.stages},
+        "stages": {stage.name: stage.updates for stage in stages},
     }
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -1,5 +1,6 @@
 """Say what this machine lacks, and the mend, before anything is installed. Any Python 3 runs it."""
 
+import ctypes.util
 import importlib.util
 import shutil
 import sys
@@ -26,5 +27,16 @@ def problems():
     return found
 
 
+def hints():
+    """What some extras draw with; everything else works without."""
+    absent = ["lib" + name for name in ("GL", "EGL") if ctypes.util.find_library(name) is None]
+    if sys.platform.startswith("linux") and absent:
+        yield (
+            "Note: {} is missing; the pixels of dmc/ and pusht/ need it. On Debian and Ubuntu: "
+            "apt-get install libgl1 libegl1 libegl-mesa0 libgl1-mesa-dri".format(", ".join(absent))
+        )
+
+
 if __name__ == "__main__":
+    sys.stdout.writelines(hint + "\n" for hint in hints())
     sys.exit("\n".join(problems()) or 0)

@@ -1,6 +1,7 @@
 """The command line as a person meets it: quick help, one sentence for each mistake."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from reverie import cli
 from reverie.core import registry
@@ -38,6 +40,27 @@ def store_of(path, episodes=2, steps=5):
                     truncated=np.zeros(steps, bool),
                     extra={},
                     info={"seed": seed, "success": seed == 0},
+                )
+            )
+
+
+def clock_store(path, shift):
+    """A walk whose every step is its action, or, shifted, the action before."""
+    rng = np.random.default_rng(0)
+    with Store.create(path, {"vector": Box((1,), -99, 99)}, Box((1,))) as store:
+        for seed in range(20):
+            action = rng.uniform(-1, 1, (41, 1)).astype(np.float32)
+            flags = np.arange(40) == 39
+            place = np.concatenate([np.zeros((1, 1)), action[1:].cumsum(0)])
+            store.append(
+                Episode(
+                    obs={"vector": place.astype(np.float32)},
+                    action=action[1 - shift : 41 - shift],
+                    reward=place[1:, 0].astype(np.float32),
+                    terminated=flags,
+                    truncated=np.zeros(40, bool),
+                    extra={},
+                    info={"seed": seed},
                 )
             )
 
@@ -157,7 +180,7 @@ def test_collect_fills_a_store_and_a_second_time_lets_it_grow(capsys, tmp_path):
     assert run(capsys, *arguments, "2", "--seed", "1")[0] == 0
     store = Store.open(tmp_path / "s")
     assert len(store) == 5
-    assert len({store[i].info["seed"] for i in range(5)}) == 5
+    assert [store[i].info["seed"] for i in range(5)] == [0, 0, 0, 1, 1]
 
 
 def test_collect_into_a_store_of_another_world_is_refused(capsys, tmp_path):
@@ -176,17 +199,13 @@ def test_data_inspect_says_what_is_there(capsys, tmp_path):
         assert re.search(words, out)
 
 
-def test_data_validate_exits_by_the_verdict(capsys, tmp_path, monkeypatch):
-    from reverie.data import validate
-
-    store_of(tmp_path / "s")
-    arguments = ("data", "validate", str(tmp_path / "s"))
-    for ok, code in ((True, 0), (False, 2)):
-        report = SimpleNamespace(ok=ok, findings=("actions look shifted by +1",))
-        monkeypatch.setattr(validate, "validate", lambda store, report=report: report)
-        found = run(capsys, *arguments)
+def test_data_validate_exits_by_the_verdict(capsys, tmp_path):
+    for shift, code in ((0, 0), (1, 2)):
+        clock_store(tmp_path / f"s{shift}", shift)
+        found = run(capsys, "data", "validate", str(tmp_path / f"s{shift}"))
         assert found[0] == code
-        assert "shifted by +1" in found[1]
+        assert ("look shifted" in found[1]) == bool(shift)
+        assert ("keeps the data contract" in found[1]) != bool(shift)
 
 
 @pytest.mark.parametrize(
@@ -273,3 +292,87 @@ def mine(*, seed: int = 0, effort: Effort = Effort()) -> SimpleNamespace:  # noq
         effort: how much.
     """
     return SimpleNamespace(name="mine", seed=seed, units=effort.units)
+
+
+class TestRun:
+    """A whole trip: train a recipe, score it, draw its page, load it in Python."""
+
+    @pytest.fixture
+    def folder(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.setitem(registry._PATHS, "recipe", {"tiny": f"{__name__}:tiny"})
+        code, _, err = run(capsys, "train", "tiny", "--seed", "2", "--out", str(tmp_path / "run"))
+        assert (code, err) == (0, "")
+        return tmp_path / "run"
+
+    def test_eval_scores_it_beside_its_baselines(self, capsys, folder):
+        code, out, _ = run(capsys, "eval", str(folder), "--episodes", "6", "--num-envs", "3")
+        assert code == 0
+        assert re.search(r"tiny +│ +6 ", out)
+        assert re.search(r"random +│ +6 ", out)
+
+    def test_eval_prints_json_alone(self, capsys, folder):
+        code, out, _ = run(capsys, "eval", str(folder), "--episodes", "5", "--json")
+        assert code == 0
+        assert [score["name"] for score in json.loads(out)] == ["tiny", "random"]
+        assert all(len(score["returns"]) == 5 for score in json.loads(out))
+
+    def test_report_writes_one_page(self, capsys, folder):
+        code, out, _ = run(capsys, "report", str(folder))
+        assert code == 0
+        assert f"The page is {folder}" in out
+        assert (folder / "report.html").read_text().lstrip().lower().startswith("<!doctype html")
+
+    def test_python_loads_it_and_it_acts(self, folder):
+        import reverie
+
+        loaded = reverie.load(folder)
+        obs = {"image": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}
+        _, act = loaded.act(loaded.agent.initial(2), obs, torch.ones(2, dtype=torch.bool))
+        assert act.action.shape == (2,)
+        dream = loaded.imagine(obs, torch.zeros(2, 4, dtype=torch.int64))
+        assert dream["image"].shape == (2, 5, 3, 64, 64)
+
+    def test_too_few_episodes_are_refused(self, capsys, folder):
+        code, _, err = run(capsys, "eval", str(folder), "--episodes", "4")
+        assert code == 2
+        assert "4 is not a whole number of 5 or more" in err
+
+    def test_another_recipe_in_its_folder_is_refused(self, capsys, folder):
+        code, _, err = run(capsys, "train", "tiny", "--seed", "3", "--out", str(folder))
+        assert code == 2
+        assert "seed" in err
+
+
+def tiny(*, seed: int = 0):
+    """A recipe whose real world is another model's dream.
+
+    Args:
+        seed: of the run.
+    """
+    from reverie.agent import PolicyAgent, RandomAgent
+    from reverie.behaviors.evolution import Controller
+    from reverie.core import tree
+    from reverie.imagine import Dream
+    from reverie.run import Run, Stage
+
+    actions = Discrete(3)
+    model = registry.instance("world_models_2018", small=True)
+    true = registry.instance("world_models_2018", small=True)
+    black = {"image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}
+
+    def start(n, generator):
+        h = true.encode(black)
+        return true.observe(None, None, tree.repeat(h, n), generator=generator)
+
+    controller = Controller(4 + 2 * 8, actions, ordered=True)
+    return Run(
+        name="tiny",
+        seed=seed,
+        model=model,
+        behavior=controller,
+        stages=lambda folder: (Stage("rest"),),
+        agent=PolicyAgent(model, lambda state: controller(model.heads.features(state))),
+        baselines={"random": RandomAgent(actions)},
+        world=lambda num_envs, seed: Dream(true, start, num_envs, time_limit=8, seed=seed),
+        config={"seed": seed},
+    )

@@ -18,7 +18,7 @@ FILE_CAP, FUNCTION_CAP = 450, 80
 # evaluate, player < recipes < cli. `models` and what acts in them meet in core only.
 SMALL = {"core", "progress"}
 ENGINE = SMALL | {"nn", "imagine", "planners", "behaviors", "agent", "data", "envs", "metrics"}
-LEARNING = ENGINE | {"learner", "checkpoint", "train", "evidence"}
+LEARNING = ENGINE | {"learner", "checkpoint", "run", "train", "evidence"}
 MAY_IMPORT = {
     "core": set(),
     "progress": set(),
@@ -34,13 +34,14 @@ MAY_IMPORT = {
     "metrics": SMALL | {"checkpoint"},
     "learner": SMALL,
     "evidence": {"core", "data"},
-    "train": ENGINE | {"learner", "checkpoint"},
+    "run": SMALL | {"learner", "agent"},
+    "train": ENGINE | {"learner", "checkpoint", "run"},
     "evaluate": LEARNING,
     "player": LEARNING | {"evaluate"},
     "recipes": LEARNING | {"evaluate", "models"},
-    "trained": LEARNING | {"evaluate"},
+    "loaded": LEARNING | {"evaluate"},
     "catalog": LEARNING | {"evaluate"},
-    "cli": LEARNING | {"evaluate", "player", "catalog", "trained"},
+    "cli": LEARNING | {"evaluate", "player", "catalog", "loaded"},
     "__main__": {"cli"},
 }
 

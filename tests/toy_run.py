@@ -198,8 +198,9 @@ class Climb:
         self.best, self.history, self.steps = state["best"], state["history"], state["steps"]
 
 
-def make_run(folder: Path, updates: int = 30) -> Run:
+def make_run(folder: Path, updates: int = 20) -> Run:
     """The run; its data lie in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data.bin"
     model = make_tiny()
     behavior = nn.Linear(3, 2)
@@ -214,6 +215,7 @@ def make_run(folder: Path, updates: int = 30) -> Run:
                 partial.rename(data)
             task.advance()
 
+    @torch.no_grad()
     def score(update: int) -> dict[str, float]:
         return {"score": float(behavior(torch.randn(5, 3)).sum()) + update}
 
@@ -223,7 +225,7 @@ def make_run(folder: Path, updates: int = 30) -> Run:
         model=model,
         behavior=behavior,
         config={"updates": updates},
-        stages=(
+        stages=lambda _: (
             Stage(
                 "vision",
                 updates,
@@ -277,8 +279,13 @@ def _die_at_file_operation(n: int) -> None:
     sys.addaudithook(hook)
 
 
-def _attempt(folder: Path, *, seconds: float | None = None, operation: int | None = None) -> bool:
-    """Train in a child that dies after some seconds or at a file operation; True: it finished."""
+def _attempt(folder: Path, *, wait: float | None = None, operation: int | None = None) -> bool:
+    """Train in a child; True: it finished.
+
+    It dies at a file operation, or so many seconds after it has made a checkpoint, so that every
+    attempt gets further.
+    """
+    before = _newest(folder)
     child = os.fork()
     if child == 0:
         if operation is not None:
@@ -289,25 +296,36 @@ def _attempt(folder: Path, *, seconds: float | None = None, operation: int | Non
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)
         os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done, status = 0, 0
+    if wait is not None:
+        while not done and _newest(folder) == before:
+            done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(wait)
+        if not done:
+            os.kill(child, signal.SIGKILL)
+    if not done:
+        status = os.waitpid(child, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
     if code == 1:
-        raise SystemExit(1)
+        raise SystemExit("a child failed")
     return code == 0
 
 
+def _newest(folder: Path) -> str:
+    return max((path.name for path in folder.glob("checkpoint/*.safetensors")), default="")
+
+
 def main(folder: Path, seed: int) -> None:
-    """Train once without and several times with kills; say how often each was killed."""
+    """Train once without and many times with kills; say how often each was killed."""
     draw = random.Random(seed)
+    train(make_run(folder / "warm"), folder / "warm", progress=Silent())  # imports all there is
     began = time.monotonic()
     assert _attempt(folder / "whole")
-    whole = time.monotonic() - began
+    span = 0.15 * (time.monotonic() - began)
     killed = {"timed": 0, "operation": 0}
-    while not _attempt(folder / "timed", seconds=draw.uniform(0.0, 0.35) * whole):
+    while not _attempt(folder / "timed", wait=draw.uniform(0.0, span)):
         killed["timed"] += 1
-    while not _attempt(folder / "operation", operation=draw.randint(8, 60)):
+    while not _attempt(folder / "operation", operation=draw.randint(20, 90)):
         killed["operation"] += 1
     sys.stdout.write(json.dumps(killed))
 

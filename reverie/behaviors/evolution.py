@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cma
 import numpy as np
@@ -91,6 +91,7 @@ class EvolutionConfig:
     discount: float = 1.0  # of dreamed rewards
     survival: float = 1.0  # reward of a step survived, where the model predicts no reward
     seed: int = 0
+    precision: Literal["float32", "bf16"] = "float32"  # of the dream's matrix products
 
 
 class Evolution:
@@ -176,7 +177,8 @@ class Evolution:
         """
         config, heads = self.config, self.heads
         p, e = len(weights), config.episodes
-        state = tree.map(lambda x: x.repeat(p, *(1,) * (x.dim() - 1)), self.starts(e, generator))
+        starts = self.starts(e, generator)
+        state = tree.take(starts, torch.arange(e).repeat(p))
         alive = torch.ones(p * e, device=weights.device)
         total = torch.zeros_like(alive)
 
@@ -184,16 +186,17 @@ class Evolution:
             return self.controller.act(weights, heads.features(state).view(p, e, -1)).flatten(0, 1)
 
         steps = unroll(self.model, state, act, config.horizon, generator=generator)
-        for t, (before, action, after) in enumerate(steps):
-            goes_on = alive if heads.cont is None else alive * heads.cont(after)
-            if heads.reward is None:
-                reward = config.survival * goes_on
-            else:
-                reward = alive * heads.reward(before, action, after)
-            total += config.discount**t * reward
-            alive = goes_on
-            if t % 16 == 15 and bool(alive.max() < 1e-3):
-                break
+        with torch.autocast(weights.device.type, torch.bfloat16, config.precision == "bf16"):
+            for t, (before, action, after) in enumerate(steps):
+                goes_on = alive if heads.cont is None else alive * heads.cont(after)
+                if heads.reward is None:
+                    reward = config.survival * goes_on
+                else:
+                    reward = alive * heads.reward(before, action, after)
+                total += config.discount**t * reward
+                alive = goes_on
+                if t % 16 == 15 and bool(alive.max() < 1e-3):
+                    break
         return total.view(p, e)
 
     def state_dict(self) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def _hold(clause: Clause, probe: Probe) -> None:
         found = clause.find(probe)
     except Exception as error:
         raise ContractBroken(
-            f"{who} breaks '{clause.name}': it raised {type(error).__name__}: {error} "
-            "Mend what raised; the traceback above says where."
+            f"{who} breaks '{clause.name}': it raised {type(error).__name__} "
+            f"({str(error).rstrip('.')}). The traceback above says where."
         ) from error
     if found is not None:
         raise ContractBroken(f"{who} breaks '{clause.name}': {found}")
@@ -135,7 +135,10 @@ def _shapes(probe: Probe) -> str | None:
         if isinstance(leaf, Tensor) and not leaf.isfinite().all():
             return f"{path} is not finite. Look at what encode and observe return."
     wanted = {path: describe(leaf) for path, leaf in leaves.items()}
-    for maker, state in (("predict", probe.imagined()[-1]), ("observe", probe.observed()[-1])):
+    model, action, generator = probe.model, probe.action, probe.generator()
+    predicted = model.predict(begun, action, generator=generator)
+    observed = model.observe(begun, action, probe.encoded(1), generator=generator)
+    for maker, state in (("predict", predicted), ("observe", observed)):
         found = {path: describe(leaf) for path, leaf in named_leaves(state)}
         if found != wanted or tree.size(state) != probe.batch or type(state) is not type(begun):
             return (
@@ -194,29 +197,20 @@ def _survives_tree(probe: Probe) -> str | None:
     with Centred():
         state, other, action = probe.begin(), probe.begin(probe.other), probe.action
         after, after_other = model.predict(state, action), model.predict(other, action)
-
-        def step(s: Any, rows: Tensor) -> Any:
-            return model.predict(s, None if action is None else action[rows])
-
         back, twice = every.flip(0), every.repeat_interleave(2)
         stacked = tree.unstack(tree.stack([state, other]), 2)[1]
-        cases = {
-            "take": (step(tree.take(state, back), back), tree.take(after, back)),
-            "repeat": (step(tree.repeat(state, 2), twice), tree.repeat(after, 2)),
-            "stack": (step(stacked, every), after_other),
-            "where": (
-                step(tree.where(odd, other, state), every),
-                tree.where(odd, after_other, after),
-            ),
-            "cat": (
-                step(tree.cat([state, other]), every.repeat(2)),
-                tree.cat([after, after_other]),
-            ),
+        cases = {  # name: (state, whose actions, what must come out)
+            "take": (tree.take(state, back), back, tree.take(after, back)),
+            "repeat": (tree.repeat(state, 2), twice, tree.repeat(after, 2)),
+            "stack": (stacked, every, after_other),
+            "where": (tree.where(odd, other, state), every, tree.where(odd, after_other, after)),
+            "cat": (tree.cat([state, other]), every.repeat(2), tree.cat([after, after_other])),
         }
-    for name, (found, wanted) in cases.items():
-        gap = differs(found, wanted)
-        if gap:
-            return f"after tree.{name} {gap}. Keep all that a row needs in the leaves of its row."
+        for name, (given, rows, wanted) in cases.items():
+            found = model.predict(given, None if action is None else action[rows])
+            gap = differs(found, wanted)
+            if gap:
+                return f"after tree.{name} {gap}. Keep all that a row needs in its own leaves."
     return None
 
 
@@ -305,8 +299,7 @@ def _heads(probe: Probe) -> str | None:
     heads = model.heads
     if not isinstance(heads, Heads) or not heads.owner:
         return f"heads is {heads!r}. Return a Heads record with the model's name as its owner."
-    before = probe.begin()
-    after = model.predict(before, probe.action, generator=probe.generator())
+    before, after = probe.imagined()[1:3]
     arguments = {"reward": (before, probe.action, after), "cont": (after,)}
     arguments["inverse"] = (before, after)
     for name in Heads._fields[1:]:
@@ -392,12 +385,12 @@ CLAUSES: tuple[Clause, ...] = (
     Clause("card and spaces", _card_and_spaces),
     Clause("shapes and dtypes", _shapes),
     Clause("inputs are left alone", _inputs_left_alone),
-    Clause("first begins an episode", _episode_begins),
-    Clause("states survive the tree", _survives_tree),
-    Clause("rows are independent", _rows_independent),
-    Clause("rollout equals iterated predict", _iterated),
     Clause("time is passed", _time_passed),
     Clause("same generator, same result", _same_generator),
+    Clause("first begins an episode", _episode_begins),
+    Clause("rows are independent", _rows_independent),
+    Clause("states survive the tree", _survives_tree),
+    Clause("rollout equals iterated predict", _iterated),
     Clause("heads", _heads),
     *LEARNING,
 )

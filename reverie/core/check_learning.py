@@ -284,9 +284,9 @@ def _infers(probe: Probe) -> bool:
 
 LEARNING: tuple[Clause, ...] = (
     Clause("losses are well formed", _well_formed, _learns),
-    Clause("masked steps do not count", _masked, _learns),
     Clause("causality", _causal, _infers),
     Clause("loss path equals step path", _paths_agree, _infers),
+    Clause("masked steps do not count", _masked, _learns),
     Clause("gradients", _gradients, _learns),
     Clause("overfits a fixed batch", _overfits, lambda p: _learns(p) and p.overfit_updates > 0),
     Clause("state_dict round trip", _round_trip, lambda p: bool(p.model.state_dict())),

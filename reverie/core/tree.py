@@ -114,9 +114,7 @@ def unstack(tree: T, length: int) -> list[T]:
     """The inverse of `stack` along axis 1: (B, H, ...) -> H times (B, ...)."""
 
     def at(t: int) -> Callable[[Any], Any]:
-        return lambda x: (
-            Objects(item[t] for item in x.items) if isinstance(x, Objects) else x[:, t]
-        )
+        return lambda x: Objects(item[t] for item in x.items) if isinstance(x, Objects) else x[:, t]
 
     return [_walk(at(t), tree) for t in range(length)]
 

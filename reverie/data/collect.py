@@ -95,7 +95,7 @@ def stream(
         action = _action(act.action, env)
         after, reward, terminated, truncated, infos = env.step(action)
         obs = _copy(after)
-        extra = {name: np.array(value.cpu()) for name, value in act.extra.items()}
+        extra = {name: value.detach().cpu().numpy().copy() for name, value in act.extra.items()}
         step = _Step(action, reward, terminated, truncated, infos.get("success"), extra)
         for trace in traces.values():
             trace.step(step, obs)
@@ -195,4 +195,6 @@ def _action(action: torch.Tensor, env: VectorEnv) -> np.ndarray:
             f"The world takes actions of shape {wanted}, but the agent gave "
             f"{tuple(action.shape)}. Make the agent for this world."
         )
-    return action.cpu().numpy().astype(np.float32 if action.is_floating_point() else np.int64)
+    return (
+        action.detach().cpu().numpy().astype(np.float32 if action.is_floating_point() else np.int64)
+    )

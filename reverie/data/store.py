@@ -60,7 +60,7 @@ class Store:
             self._held.hold(self._sizes())
             cut = self._held.cut(self._sizes())
             torn = torn or (f"{cut} bytes of an append that was cut short are gone" if cut else "")
-            self._write_headers(self._held)
+            self._write_headers(self._held, self.rows)
             self._sweep()
         self.report = f"{path} opens at its {len(self)} whole episodes: {torn}" if torn else ""
         if torn:
@@ -262,13 +262,15 @@ class Store:
                     held.write(column.file, bytes_of(value), self._bytes(column))
                 held.write(_INFO, line, info_start)
                 held.sync(*(file for file in self._sizes() if file != _INDEX))
+                self._write_headers(held, self.rows + len(episode) + 1)
                 held.write(_INDEX, record.tobytes(), self._index.nbytes)
                 held.sync(_INDEX)
-                self._index, self._maps = np.concatenate([self._index, record]), None
-                self._write_headers(held)
             except BaseException:
                 held.cut(self._sizes())
+                with contextlib.suppress(OSError):  # the next append does it again
+                    self._write_headers(held, self.rows)
                 raise
+        self._index, self._maps = np.concatenate([self._index, record]), None
         return len(self) - 1
 
     def truncate(self, episodes: int) -> None:
@@ -288,7 +290,7 @@ class Store:
         self._index, self._maps = self._index[:episodes].copy(), None
         held.cut({_INDEX: self._index.nbytes})
         held.sync(_INDEX)
-        self._write_headers(held)
+        self._write_headers(held, self.rows)
 
     def add_observations(
         self,
@@ -410,10 +412,10 @@ class Store:
         found += [f"{', '.join(short)} end {len(records) - whole} episodes early"] if short else []
         return records[:whole], " and ".join(found)
 
-    def _write_headers(self, held: Held) -> None:
-        """Tell NumPy how many rows there are."""
+    def _write_headers(self, held: Held, rows: int) -> None:
+        """Tell NumPy how many rows there are; Reverie itself asks the index."""
         for column in self.schema.columns.values():
-            held.write(column.file, column.header(self.rows), 0)
+            held.write(column.file, column.header(rows), 0)
 
     def _replace_schema(self, held: Held, schema: Schema) -> None:
         """Change what columns there are, at one moment."""

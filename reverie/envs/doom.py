@@ -25,7 +25,7 @@ import numpy as np
 
 from reverie.core.errors import BadConfig
 from reverie.core.registry import require, unknown
-from reverie.envs.pixels import AreaResize
+from reverie.envs.pixels import AreaResize, check_rows
 
 SCREEN = (120, 160)  # rows, columns that the engine renders
 
@@ -37,7 +37,9 @@ class Scenario:
     time_limit: int  # tics, then truncated
     actions: tuple[tuple[int, ...], ...] | None = None  # buttons held; None: nothing, or one of all
     reward: str = "scenario"  # "tics": survived in the step | "scenario": the scenario's own
-    success: str | None = None  # "cap": alive at the time limit | "goal": it ended, and not by death
+    success: str | None = (
+        None  # "cap": alive at the time limit | "goal": it ended, and not by death
+    )
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -55,7 +57,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 }
 
 
-class DoomEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
+class DoomEnv(gymnasium.Env[Any, Any]):
     """One ViZDoom game: the same reset seed and the same actions give the same episode.
 
     Observations are {'image': (3, size, size) uint8 RGB}; info has 'tics' (int, survived since the
@@ -97,12 +99,7 @@ class DoomEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         ):
             if value < 1:
                 raise BadConfig(f"doom/{scenario}: {name} must be at least 1, but it is {value}.")
-        self._top, self._bottom = (0, SCREEN[0]) if rows is None else rows
-        if not 0 <= self._top < self._bottom <= SCREEN[0]:
-            raise BadConfig(
-                f"doom/{scenario}: rows must be (top, bottom) with 0 <= top < bottom <= "
-                f"{SCREEN[0]}, but it is {rows}. Rows (44, 76) are the far end of the room."
-            )
+        self._top, self._bottom = check_rows(rows, SCREEN[0])
         self._resize = AreaResize(self._bottom - self._top, SCREEN[1], size, size)
         self._over = True
         self._success = False
@@ -127,9 +124,7 @@ class DoomEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         self._look()
         return {"image": self._image}, self._info()
 
-    def step(
-        self, action: Any
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Hold the action's buttons for frame_skip tics (fewer where the episode ends).
 
         Args:
@@ -209,6 +204,8 @@ def _launcher(engine: Path, folder: Path) -> Path:
     bound = shutil.which("setpriv")
     command = [bound, "--pdeathsig", "KILL", str(engine)] if bound else [str(engine)]
     launcher = folder / "engine"
-    launcher.write_text(f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {shlex.join(command)} "$@"\n')
+    launcher.write_text(
+        f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {shlex.join(command)} "$@"\n'
+    )
     launcher.chmod(0o700)
     return launcher

@@ -108,7 +108,7 @@ class GridMap:
         slip: probability that a uniformly random move happens instead of the chosen one.
 
     Raises:
-        BadConfig: if the map is not a rectangle of these signs with a floor and a goal.
+        BadConfig: if the map is not a rectangle of these signs with a start and a goal.
     """
 
     text: str = GRID
@@ -118,10 +118,11 @@ class GridMap:
         """Refuse what is no map."""
         rows = self.text.split()
         signs = set("".join(rows))
-        if len({len(row) for row in rows}) != 1 or signs - set(".#PGS") or not signs >= {"G", "."}:
+        whole = len({len(row) for row in rows}) == 1 and "G" in signs and signs & {"S", "."}
+        if not whole or signs - set(".#PGS"):
             raise BadConfig(
-                f"A grid is lines of equal width of . # P G S with a goal and floor, but got {rows}."
-                " Mend the map."
+                "A grid is lines of equal width of . # P G S with a goal and a place to start, but "
+                f"got {rows}. Mend the map."
             )
 
     @cached_property
@@ -156,7 +157,7 @@ class GridMap:
         height, width = self.cells.shape
         here = np.stack(np.divmod(np.arange(height * width), width), 1)
         there = here[:, None] + MOVES
-        there = np.clip(there, 0, (height - 1, width - 1)) @ (width, 1)
+        there = np.clip(there, 0, (height - 1, width - 1)) @ np.array([width, 1])
         stays = (self.cells.reshape(-1)[there] == "#") | self.ends[:, None]
         return np.where(stays, np.arange(height * width)[:, None], there)
 
@@ -202,7 +203,8 @@ def slide(xp: Any, position: Any, action: Any, door: Any) -> Any:
     to_x = xp.clip(x + step[:, 0], ROOM_LOW, ROOM_HIGH)
     to_y = xp.clip(y + step[:, 1], ROOM_LOW, ROOM_HIGH)
     in_wall = (to_x > WALL_LEFT) & (to_x < WALL_RIGHT)
-    shut = in_wall & (abs(y - door) > DOOR_HALF)
+    from_room = (x <= WALL_LEFT) | (x >= WALL_RIGHT)  # who is in the door already stays in it
+    shut = in_wall & from_room & (abs(y - door) > DOOR_HALF)
     face = xp.where(x <= WALL_LEFT, xp.full_like(x, WALL_LEFT), xp.full_like(x, WALL_RIGHT))
     to_x = xp.where(shut, face, to_x)
     beside = xp.clip(to_y, door - DOOR_HALF, door + DOOR_HALF)

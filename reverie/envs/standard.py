@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from reverie.core.errors import BadConfig, SpaceMismatch
-from reverie.envs.pixels import AreaResize
+from reverie.envs.pixels import AreaResize, check_rows
 from reverie.envs.tasks import Outcome
 
 OBSERVE = ("auto", "image", "vector", "both")
@@ -27,6 +27,7 @@ def standardise(
     env: gymnasium.Env[Any, Any],
     *,
     size: int = 64,
+    rows: tuple[int, int] | None = None,
     action_repeat: int = 1,
     observe: str = "auto",
     predicate: Callable[[Outcome], bool] | None = None,
@@ -37,6 +38,7 @@ def standardise(
         env: any single environment; made with render_mode "rgb_array" if it has no image of its
             own and one is asked for.
         size: height and width of images, pixels.
+        rows: (top, bottom) image rows to keep before the resize; None: all.
         action_repeat: environment steps that one action lasts; rewards are summed.
         observe: one of `OBSERVE`: "auto" is all that the environment gives by itself.
         predicate: success, for info["success"]; None: not told.
@@ -46,12 +48,11 @@ def standardise(
         BadConfig: if the observations asked for do not exist.
     """
     env = Steps(env, action_repeat, predicate)
-    if observe in {"image", "both"} and not _image_keys(env.observation_space):
-        key = "state" if not isinstance(env.observation_space, spaces.Dict) else None
+    if observe in {"image", "both"} and not image_keys(env.observation_space):
         env = gymnasium.wrappers.AddRenderObservation(
-            env, render_only=observe == "image", render_key="image", obs_key=key or "state"
+            env, render_only=observe == "image", render_key="image"
         )
-    return Actions(Observations(env, size, observe))
+    return Actions(Observations(env, size, rows, observe))
 
 
 class Steps(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -128,18 +129,24 @@ class Observations(gymnasium.ObservationWrapper[Any, Any, Any]):
     become 0 and 255 and keep their size.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], size: int, observe: str) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        size: int,
+        rows: tuple[int, int] | None,
+        observe: str,
+    ) -> None:
         super().__init__(env)
-        whole = env.observation_space
+        whole: Any = env.observation_space
         self._single = not isinstance(whole, spaces.Dict)
         self._source = spaces.Dict({"": whole}) if self._single else whole
-        keys = _image_keys(whole) if observe != "vector" else []
+        keys = image_keys(whole) if observe != "vector" else []
         self._images = {key if len(keys) > 1 else "image": key for key in keys}
-        self._frames = {key: _Frame(self._source[key], size) for key in keys}
+        self._frames = {key: _Frame(self._source[key], size, rows) for key in keys}
         rest = {
             key: space
             for key, space in self._source.items()
-            if key not in _image_keys(whole) and not isinstance(space, spaces.Text)
+            if key not in image_keys(whole) and not _is_text(space)
         }
         self._rest = spaces.Dict(rest if observe != "image" else {})
         found: dict[str, spaces.Space[Any]] = {
@@ -181,11 +188,13 @@ class Actions(gymnasium.ActionWrapper[Any, Any, Any]):
 class _Frame:
     """One image of the source: its space, and the conversion."""
 
-    def __init__(self, source: Any, size: int) -> None:
+    def __init__(self, source: Any, size: int, rows: tuple[int, int] | None) -> None:
         shape = source.shape
         self._planes = source.dtype == np.bool_
         self._first = len(shape) == 3 and not self._planes and shape[2] not in {1, 3}
         height, width = shape[1:] if self._first else shape[:2]
+        self._rows = slice(*check_rows(rows, height))
+        height = self._rows.stop - self._rows.start
         channels = 1 if len(shape) == 2 else shape[0] if self._first else shape[2]
         self._resize = None if self._planes else AreaResize(height, width, size, size)
         out = (height, width) if self._planes else (size, size)
@@ -193,9 +202,10 @@ class _Frame:
 
     def __call__(self, frame: Any) -> np.ndarray:
         frame = np.asarray(frame)
+        frame = (frame.transpose(1, 2, 0) if self._first else frame)[self._rows]
         if self._resize is None:
             return np.ascontiguousarray(frame.transpose(2, 0, 1)).astype(np.uint8) * np.uint8(255)
-        return self._resize(frame.transpose(1, 2, 0) if self._first else frame)
+        return self._resize(frame)
 
 
 def _is_image(space: Any) -> bool:
@@ -208,8 +218,13 @@ def _is_image(space: Any) -> bool:
     return space.dtype == np.uint8 and colours
 
 
-def _image_keys(space: Any) -> list[str]:
-    """Keys of the images of a Dict; [""] for a space that is one."""
+def _is_text(space: Any) -> bool:
+    """Words, as MiniGrid's mission."""
+    return isinstance(space, spaces.Text) or getattr(space.dtype, "kind", "") == "U"
+
+
+def image_keys(space: Any) -> list[str]:
+    """Keys of the images in a Dict of observations; [""] for a space that is an image itself."""
     if isinstance(space, spaces.Dict):
         return [key for key, part in space.items() if _is_image(part)]
     return [""] if _is_image(space) else []

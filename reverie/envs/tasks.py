@@ -56,6 +56,27 @@ NAMESPACES: Mapping[str, Namespace] = {
     "pusht": Namespace("gym_pusht", "pusht", "pusht/PushT-v0", "pushing a T block"),
 }
 
+# Gymnasium ids that a namespace's package registers, by their beginning.
+OWNERS: Mapping[str, str] = {
+    "ALE/": "ale",
+    "MinAtar/": "minatar",
+    "MiniGrid-": "minigrid",
+    "BabyAI-": "minigrid",
+    "gym_pusht/": "pusht",
+}
+
+
+def namespace(name: str) -> str:
+    """The namespace that an environment's name belongs to; "" for Gymnasium's own.
+
+    Args:
+        name: as `envs.make` takes it, "ale/pong" or "ALE/Pong-v5".
+    """
+    start = name.partition("/")[0]
+    if start in NAMESPACES:
+        return start
+    return next((own for start, own in OWNERS.items() if name.startswith(start)), "")
+
 
 def _terminated(outcome: Outcome) -> bool:
     return outcome.terminated
@@ -136,12 +157,12 @@ def task(name: str) -> Task:
     Args:
         name: as `envs.make` takes it; it is not checked that such an environment exists.
     """
-    namespace, _, rest = name.rpartition("/")
-    if namespace == "doom":
-        return _doom(name, rest)
-    if namespace in _DEFAULTS:
-        return Task(name, **_DEFAULTS[namespace])
-    if namespace == "toy":
+    owner = namespace(name)
+    if owner == "doom":
+        return _doom(name, name.partition("/")[2])
+    if owner in _DEFAULTS:
+        return Task(name, **_DEFAULTS[owner])
+    if owner == "toy":
         return Task(name)
     family = re.sub(r"-v\d+$", "", name)
     return replace(Task(name), **_GYMNASIUM.get(family, {}))

@@ -1,8 +1,9 @@
 """Toy worlds with known answers, vectorised numpy. Imports core and the rules.
 
 Each is a `gymnasium.vector.VectorEnv` with autoreset disabled and dict observations, and has its
-true model in `envs/oracle.py`: planners, collectors and evaluations are proved here before
-anything learns. `WORLDS` and `ORACLES` are the tables; `envs/rules.py` has the rules and optima.
+true model in `envs/oracle.py` or `envs/kalman.py`: planners, collectors and evaluations are
+proved here before anything learns. `WORLDS` and `ORACLES` are the tables; `envs/rules.py` has
+the rules and the known answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from reverie.core.errors import BadConfig, ShapeMismatch, SpaceMismatch
 from reverie.core.model import WorldModel
 from reverie.core.types import Box, Discrete, Space
 from reverie.core.vector import gymnasium_space, refuse_finished, reset_rows, stream_seed
-from reverie.envs import oracle, rules
+from reverie.envs import kalman, oracle, rules
 
 
 class ToyWorld(VectorEnv, abc.ABC):
@@ -203,19 +204,25 @@ class LinearGaussian(ToyWorld):
             seed=seed,
         )
         self._x = np.zeros((num_envs, self.system.A.shape[0]))
+        self._y = np.zeros((num_envs, observed))
 
     def _begin(self, rows: np.ndarray) -> None:
         self._x[rows] = self.system.mean + self._noise(self.system.cov)[rows]
+        self._y[rows] = self._measured()[rows]
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         s, x = self.system, self._x
         cost = np.einsum("ni,ij,nj->n", x, s.W, x) + np.einsum("ni,ij,nj->n", action, s.U, action)
         self._x = x @ s.A.T + action @ s.B.T + self._noise(s.Q)
+        self._y = self._measured()
         return -cost, False
 
     def _see(self) -> dict[str, np.ndarray]:
-        seen = self._x @ self.system.C.T + self._noise(self.system.R)
-        return {"vector": seen.astype(np.float32)}
+        return {"vector": self._y.astype(np.float32)}
+
+    def _measured(self) -> np.ndarray:
+        """What the sensors read now."""
+        return self._x @ self.system.C.T + self._noise(self.system.R)
 
     def _noise(self, cov: np.ndarray) -> np.ndarray:
         """One draw a row."""
@@ -302,7 +309,7 @@ class TwoRooms(ToyWorld):
             time_limit=time_limit or 50,
             seed=seed,
         )
-        self._random_door, self._task = door == "random", task
+        self._observe, self._random_door, self._task = tuple(observe), door == "random", task
         self.position = np.zeros((num_envs, 2))
         self.goal = np.zeros((num_envs, 2))
         self.door = np.full(num_envs, rules.DOOR)
@@ -318,7 +325,7 @@ class TwoRooms(ToyWorld):
         if self._random_door:
             self.door[rows] = self._random.uniform(rules.DOOR_LOW, rules.DOOR_HIGH, count)
         self._wall[rows] = rules.draw_wall(np, self.door[rows])
-        if "goal" in self.single_observation_space.keys():
+        if "goal" in self._observe:
             self._goal_image[rows] = self._picture(self.goal[rows], self._wall[rows])
 
     def _places(self, right: np.ndarray) -> np.ndarray:
@@ -339,7 +346,7 @@ class TwoRooms(ToyWorld):
                 [self.position, self.goal, self.door[:, None]], 1, dtype=np.float32
             ),
         }
-        return {name: makers[name]() for name in self.single_observation_space.keys()}
+        return {name: makers[name]() for name in self._observe}
 
     def _success(self) -> np.ndarray:
         return np.square(self.position - self.goal).sum(1) <= rules.REACH**2
@@ -411,7 +418,9 @@ class Lottery(ToyWorld):
 def _one_of(what: str, asked: Sequence[str], known: Any) -> None:
     """Refuse an unknown word."""
     if isinstance(asked, str) or not asked or set(asked) - set(known):
-        raise BadConfig(f"TwoRooms {what} takes {sorted(known)}, but got {asked!r}. Choose of them.")
+        raise BadConfig(
+            f"TwoRooms {what} takes {sorted(known)}, but got {asked!r}. Choose of them."
+        )
 
 
 WORLDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, seed, ...)
@@ -424,7 +433,7 @@ WORLDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, see
 }
 ORACLES: dict[str, Callable[[], WorldModel[Any]]] = {
     "clock": oracle.Clock,
-    "linear_gaussian": oracle.LinearGaussian,
+    "linear_gaussian": kalman.LinearGaussian,
     "grid": oracle.Grid,
     "two_rooms": oracle.TwoRooms,
     "bandit": oracle.Bandit,

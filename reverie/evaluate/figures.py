@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from numpy.typing import ArrayLike
 
 _CSS = {  # role -> the colour that matplotlib is given, replaced by var(--role)
     "ink": "#010a01",
@@ -29,10 +30,10 @@ _CSS = {  # role -> the colour that matplotlib is given, replaced by var(--role)
     "dream": "#010a05",
     "line": "#010a06",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 11,
+    "font.size": 12.5,
     "axes.edgecolor": _CSS["muted"],
     "axes.labelcolor": _CSS["muted"],
     "axes.titlecolor": _CSS["ink"],
@@ -43,20 +44,20 @@ _STYLE = {
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "axes.facecolor": "none",
-    "axes.labelsize": 11,
-    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "axes.titlesize": 13,
     "axes.titlepad": 8,
     "figure.facecolor": "none",
     "grid.color": _CSS["faint"],
     "grid.linewidth": 1.0,
     "legend.frameon": False,
-    "legend.fontsize": 11,
+    "legend.fontsize": 12,
     "legend.labelcolor": "linecolor",
     "text.color": _CSS["ink"],
     "xtick.color": _CSS["muted"],
     "ytick.color": _CSS["muted"],
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
     "ytick.major.size": 0,
     "xtick.major.size": 3,
     "lines.linewidth": 1.8,
@@ -78,10 +79,10 @@ class Bar(NamedTuple):
 class Line(NamedTuple):
     """One curve."""
 
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None  # of the band, or of the whiskers where `dots`
-    high: Sequence[float] | None = None
+    x: ArrayLike
+    y: ArrayLike
+    low: ArrayLike | None = None  # of the band, or of the whiskers where `dots`
+    high: ArrayLike | None = None
     label: str = ""
     role: str = "line"
     dashed: bool = False
@@ -123,13 +124,14 @@ def scores(bars: Sequence[Bar], unit: str, *, width: int) -> str:
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x")
         every = [v for bar in bars for v in (bar.low, bar.high, *bar.values)]
-        span = max(every) - min(min(every), 0) or 1.0
-        ax.set_xlim(min(min(every), 0) - 0.01 * span, max(every) + 0.03 * span)
+        low = min(0, *every)
+        span = max(every) - low or 1.0
+        ax.set_xlim(low - 0.01 * span, max(every) + 0.03 * span)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}"))
         ax.set_xlabel(unit)
 
     said = "; ".join(f"{b.name} {number(b.value)}" for b in bars)
-    return _svg(f"Scores in {unit}: {said}", width, 46 + 48 * len(bars), draw)
+    return _svg(f"Scores in {unit}: {said}", width, 48 + 54 * len(bars), draw)
 
 
 def _bar(ax: Axes, y: float, bar: Bar) -> None:
@@ -177,24 +179,36 @@ def lines(
         ax = figure.add_subplot()
         for curve in curves:
             _curve(ax, curve)
-        named = any(curve.label for curve in curves)
-        ax.set_title(title, loc="left", pad=24 if named else 8, fontweight="bold")
-        if not named and len(curves) == 1 and len(curves[0].y):
-            ax.set_title(number(curves[0].y[-1]), loc="right", color=_CSS["muted"])
-        if named:
-            ax.legend(
-                loc="lower left",
-                bbox_to_anchor=(-0.02, 0.98),
-                ncols=len(curves),
-                borderpad=0.2,
-                handlelength=1.4,
-                columnspacing=1.2,
-            )
-        _axes(ax, log_y, xticks, ylim)
+        rows = _legend(ax, [curve.label for curve in curves if curve.label], width)
+        ax.set_title(title, loc="left", pad=8 + 17 * rows, fontweight="bold")
+        last = np.asarray(curves[0].y)[-1:]
+        if not rows and len(curves) == 1 and last.size:
+            ax.set_title(number(last.item()), loc="right", color=_CSS["muted"])
+        _axes(ax, xticks, ylim, log_y=log_y)
+        if xticks:
+            ax.set_xticklabels(_staggered(xticks, 0.8 * width))
         ax.set_xlabel(xlabel)
         ax.set_ylabel(ylabel)
 
     return _svg(f"{title} against {xlabel}", width, height, draw)
+
+
+def _legend(ax: Axes, labels: Sequence[str], width: int) -> int:
+    """Names above the axes, on one row if there is room; returns how many rows."""
+    if not labels:
+        return 0
+    columns = len(labels) if sum(7 * len(label) + 45 for label in labels) < width - 40 else 1
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=columns,
+        borderpad=0,
+        borderaxespad=0.3,
+        labelspacing=0.25,
+        handlelength=1.4,
+        columnspacing=1.2,
+    )
+    return 1 if columns > 1 else len(labels)
 
 
 def _curve(ax: Axes, curve: Line) -> None:
@@ -220,7 +234,7 @@ def _curve(ax: Axes, curve: Line) -> None:
 
 
 def _axes(
-    ax: Axes, log_y: bool, xticks: Sequence[float], ylim: tuple[float, float] | None  # noqa: FBT001
+    ax: Axes, xticks: Sequence[float], ylim: tuple[float, float] | None, *, log_y: bool
 ) -> None:
     """Scales and the words on them."""
     if xticks:
@@ -242,6 +256,20 @@ def _axes(
         ax.set_ylim(*ylim)
 
 
+def _staggered(ticks: Sequence[float], room: float) -> list[str]:
+    """Labels on a logarithmic axis of so many pixels, moved down a line where they would touch."""
+    span = np.log(max(ticks) / min(ticks)) or 1.0
+    ends: list[float] = []  # of the last label on each line
+    labels = []
+    for tick in ticks:
+        word = f"{tick:g}"
+        middle, half = room * np.log(tick / min(ticks)) / span, 4 * len(word)
+        line = next((i for i, end in enumerate(ends) if end < middle - half), len(ends))
+        ends[line : line + 1] = [middle + half]
+        labels.append("\n" * line + word)
+    return labels
+
+
 def _svg(label: str, width: int, height: int, draw: Callable[[Figure], None]) -> str:
     """One plot as the text of an <svg> element."""
     salt = hashlib.sha256(f"{label} {width}".encode()).hexdigest()[:12]
@@ -255,8 +283,9 @@ def _svg(label: str, width: int, height: int, draw: Callable[[Figure], None]) ->
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"/>\n?', "", text)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)  # the same in every plot: never referred to
-    text = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*; ", "", text)  # the page's own
     for role, colour in _CSS.items():
         text = text.replace(colour, f"var(--{role})")
     opening = (

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,50 +183,6 @@ def picture(model: WorldModel, drawn: dict[str, np.ndarray]) -> str | None:
     return "image" if "image" in images else (images[0] if images else None)
 
 
-# --- episodes in files ----------------------------------------------------------------------------
-
-
-def save(path: str | Path, episode: Episode) -> Path:
-    """Keep an episode beside an evaluation, as one .npz file that holds no objects.
-
-    Args:
-        path: ends in .npz.
-        episode: what the report shall show.
-    """
-    arrays = {f"obs.{name}": value for name, value in episode.obs.items()}
-    arrays |= {"terminated": episode.terminated, "truncated": episode.truncated}
-    for name, value in (("action", episode.action), ("reward", episode.reward)):
-        if value is not None:
-            arrays[name] = value
-    path = Path(path)
-    np.savez_compressed(path, **arrays)  # pyright: ignore[reportArgumentType]
-    return path
-
-
-def load(path: str | Path) -> Episode:
-    """Read what `save` wrote.
-
-    Raises:
-        BadData: if the file is absent, damaged or no episode.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return Episode(
-            obs={n.removeprefix("obs."): v for n, v in arrays.items() if n.startswith("obs.")},
-            action=arrays.get("action"),
-            reward=arrays.get("reward"),
-            terminated=arrays["terminated"],
-            truncated=arrays["truncated"],
-        )
-    except BadData:
-        raise
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise BadData(
-            f"The film {Path(path).name} cannot be read ({error}). Evaluate the run again."
-        ) from None
-
-
 # --- pixels ---------------------------------------------------------------------------------------
 
 
@@ -294,7 +249,7 @@ def gif(frames: np.ndarray, *, fps: float = 10.0, hold: float = 1.0) -> bytes:
         hold: seconds that the last frame stays.
     """
     images = [Image.fromarray(frame.transpose(1, 2, 0)) for frame in frames]
-    colours = Image.fromarray(_palette_sheet(frames)).quantize(256, Image.Quantize.MEDIANCUT)
+    colours = Image.fromarray(_palette_sheet(frames)).quantize(256, kmeans=1)
     flat = [image.quantize(palette=colours, dither=Image.Dither.NONE) for image in images]
     times = [round(1000 / fps)] * len(flat)
     times[-1] += round(1000 * hold)
@@ -324,7 +279,9 @@ def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _tensors(model: WorldModel, obs: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """The modalities that the model reads, where it lives."""
-    return {n: torch.from_numpy(v).to(model.device) for n, v in obs.items() if n in model.observations}
+    return {
+        n: torch.from_numpy(v).to(model.device) for n, v in obs.items() if n in model.observations
+    }
 
 
 def _actions(model: WorldModel, episode: Episode) -> Tensor | None:

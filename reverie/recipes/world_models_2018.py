@@ -25,9 +25,11 @@ from reverie import envs
 from reverie.agent import Agent, BrownianAgent, PolicyAgent, RandomAgent, SweepAgent
 from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig
 from reverie.core.types import Box, Discrete, Space
-from reverie.data.collect import fill
+from reverie.data.fill import fill
 from reverie.data.sample import Sampler
 from reverie.data.store import Store
+from reverie.evaluate.judge import judge
+from reverie.evaluate.statistics import Interval, mean_interval
 from reverie.learner import GradientLearner
 from reverie.models.world_models_2018 import DOOM, State, WorldModels2018, WorldModels2018Config
 from reverie.progress import Progress
@@ -91,7 +93,7 @@ def _stages(
 
     def encode(progress: Progress) -> None:
         with Store.open(episodes, writable=True) as store:
-            if "latent" not in store.derived:
+            if "latent" not in store.observations:
                 _encode(model, store, progress)
 
     def evolve() -> Evolution:
@@ -229,6 +231,7 @@ def _run(
         baselines=game.baselines,
         world=game.make,
         environment=game.environment,
+        unit=game.unit,
         config=arguments,
     )
 

@@ -1,0 +1,71 @@
+"""A store filled to a number of episodes, exactly the same however often it was interrupted.
+
+Imports core, envs' spaces and data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gymnasium.vector import VectorEnv
+
+from reverie.data.collect import collect
+from reverie.data.store import Store
+from reverie.envs import spaces
+from reverie.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from reverie.agent import Agent
+
+ROUND = 64  # episodes collected with one seed, appended together
+
+
+def fill(
+    path: str | Path,
+    make: Callable[[int], VectorEnv],
+    agent: Agent,
+    *,
+    episodes: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> None:
+    """Collect into a store until it holds so many episodes; go on where an earlier call stopped.
+
+    Episodes come in rounds of `ROUND`, each with seeds of its own, so what a store holds follows
+    from the seed alone. A round that was cut is collected again.
+
+    Args:
+        path: of the store; made if it is not there.
+        make: seed -> worlds.
+        agent: explores.
+        episodes: that the store holds in the end.
+        seed: of everything.
+        progress: told of the episodes that are over.
+
+    Raises:
+        BadData: if something else lies at the path.
+        StorageFull: if the disk is full; whole rounds are kept.
+    """
+    path = Path(path)
+    if path.exists():
+        with Store.open(path) as store:
+            if len(store) >= episodes:
+                return
+    env = make(seed)
+    try:
+        if not path.exists():
+            Store.create(path, *spaces(env)).close()
+        with Store.open(path, writable=True) as store:
+            store.truncate(len(store) // ROUND * ROUND)
+            bar = (progress or Silent()).task("collect", episodes, len(store))
+            with bar as task:
+                while len(store) < episodes:
+                    count = min(ROUND, episodes - len(store))
+                    round_seed = seed * 1_000_003 + len(store) // ROUND
+                    for episode in collect(env, agent, episodes=count, seed=round_seed):
+                        store.append(episode)
+                        task.advance(1, steps=store.steps, length=len(episode))
+    finally:
+        env.close()
