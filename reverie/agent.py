@@ -7,7 +7,7 @@ time: what it remembers is in the carry, so one agent serves any number of world
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -154,8 +154,7 @@ class RandomAgent:
 class SweepAgent:
     """Walks to and fro without looking: the first action for a while, then the last, and again.
 
-    A baseline that no claim about vision may skip, and, with a wide range of dwells, an explorer
-    that goes farther than uniform noise does. The carry is (heading, decisions left), (B,) each.
+    A baseline that no claim about vision may skip. The carry is (heading, decisions left), (B,) each.
 
     Args:
         actions: Discrete, with the two directions at its ends (left ... right).
@@ -168,12 +167,7 @@ class SweepAgent:
 
     def __init__(self, actions: Space, low: int, high: int) -> None:
         """See the class."""
-        if not isinstance(actions, Discrete):
-            raise SpaceMismatch(
-                f"SweepAgent walks between the first and last of Discrete actions, but these are "
-                f"{actions}. Use RandomAgent."
-            )
-        self._last, self._low, self._high = actions.n - 1, low, high
+        self._last, self._low, self._high = _ends("SweepAgent", actions) - 1, low, high
 
     def initial(self, batch: int) -> tuple[Tensor, Tensor]:
         """No direction yet: the first `act` draws one.
@@ -195,13 +189,90 @@ class SweepAgent:
         """See `Agent.act`."""
         del obs, explore
         heading, left = carry
-        batch = first.shape[0]
+        first = first.cpu()
+        batch = len(first)
         coin = torch.randint(2, (batch,), generator=generator)
         dwell = torch.randint(self._low, self._high + 1, (batch,), generator=generator)
         turn = left == 0
         heading = torch.where(first, coin, torch.where(turn, 1 - heading, heading))
         left = torch.where(first | turn, dwell, left) - 1
         return (heading, left), Act(heading * self._last, {})
+
+
+class Wander(NamedTuple):
+    """What `WanderAgent` carries."""
+
+    action: Tensor  # (B,) int64
+    left: Tensor  # (B,) int64 decisions until the next turn
+    pace: Tensor  # (B,) float32 mean dwell of this episode, decisions
+
+
+class WanderAgent:
+    """Explores without looking, at another pace in every episode.
+
+    An episode's pace is drawn log-uniformly; each dwell is 0.4 to 1.6 times that. At a turn the
+    next action is the opposite one, or, now and then, any. So some episodes are nearly white
+    noise, others sweep from wall to wall, and late moments of long lives are seen too.
+
+    Args:
+        actions: Discrete on a line (left ... right).
+        low: quickest pace, decisions, >= 1.
+        high: slowest pace, decisions.
+        turning: how often a turn leads to the opposite action rather than to any.
+
+    Raises:
+        SpaceMismatch: if the actions are not Discrete.
+    """
+
+    def __init__(
+        self, actions: Space, *, low: float = 4, high: float = 40, turning: float = 0.7
+    ) -> None:
+        """See the class."""
+        self._count = _ends("WanderAgent", actions)
+        self._low, self._high, self._turning = low, high, turning
+
+    def initial(self, batch: int) -> Wander:
+        """Every row begins anew at its first observation.
+
+        Args:
+            batch: environments B.
+        """
+        zero = torch.zeros(batch, dtype=torch.int64)
+        return Wander(zero, zero, torch.ones(batch))
+
+    def act(
+        self,
+        carry: Wander,
+        obs: dict[str, Tensor],
+        first: Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Wander, Act]:
+        """See `Agent.act`."""
+        del obs, explore
+        first = first.cpu()
+        batch = len(first)
+        drawn, how_long, whether = torch.rand(3, batch, generator=generator)
+        pace = torch.where(first, self._low * (self._high / self._low) ** drawn, carry.pace)
+        turn = first | (carry.left == 0)
+        dwell = (pace * (0.4 + 1.2 * how_long)).long().clamp(min=1)
+        any_ = torch.randint(self._count, (batch,), generator=generator)
+        opposite = self._count - 1 - carry.action
+        turned = (whether < self._turning) & (opposite != carry.action) & ~first
+        action = torch.where(turn, torch.where(turned, opposite, any_), carry.action)
+        left = torch.where(turn, dwell, carry.left) - 1
+        return Wander(action, left, pace), Act(action, {})
+
+
+def _ends(who: str, actions: Space) -> int:
+    """How many Discrete actions there are, or SpaceMismatch."""
+    if not isinstance(actions, Discrete):
+        raise SpaceMismatch(
+            f"{who} walks between the first and last of Discrete actions, but these are "
+            f"{actions}. Use RandomAgent or BrownianAgent."
+        )
+    return actions.n
 
 
 class BrownianAgent:

@@ -6,21 +6,19 @@ JSON text in the file's metadata. Nothing is ever unpickled, so reading runs no 
 
 Files are written to a temporary name, synced and renamed: a reader sees the old file or the new
 one, never half of one, whenever the writer dies. `save`/`load` keep the last two checkpoints of a
-folder; `save_model`/`load_model`/`load_weights` serve finished models. Imports core only.
+folder; `save_model`/`load_model`/`load_weights` serve finished models. Imports core and data.files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import logging
 import math
-import os
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +29,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from reverie.core import registry
-from reverie.core.errors import BadCheckpoint, StorageFull
+from reverie.core.errors import BadCheckpoint
 from reverie.core.model import WorldModel
 from reverie.core.types import space_from_json, space_to_json
+from reverie.data.files import full_disk, replace
 
 VERSION = 1  # of the file layout
 KEPT = 2  # checkpoints a folder keeps
 MODEL_FILE = "model.safetensors"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
 
@@ -59,8 +57,9 @@ def save(folder: str | Path, tree: Mapping[str, Any]) -> Path:
         StorageFull: the disk is full; the earlier checkpoints are whole.
     """
     folder = Path(folder)
-    with storage(f"The checkpoint in {folder}"):
+    with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder, "*.tmp")
     files = checkpoints(folder)
     number = int(files[-1].stem) + 1 if files else 1
     path = folder / f"{number:08d}.safetensors"
@@ -147,54 +146,31 @@ def read_tree(path: str | Path) -> Any:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file atomically: temporary name, sync, rename, sync of the folder.
+    """Write a whole file atomically.
 
     Raises:
         StorageFull: the disk is full; what was there before is whole.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    with storage(f"{path}"):
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+    with storage(path):
+        replace(Path(path), data)
 
 
-@contextmanager
-def storage(what: str) -> Iterator[None]:
-    """Say clearly that the disk is full.
+def storage(path: str | Path) -> AbstractContextManager[None]:
+    """A block that says clearly that the disk is full.
 
     Args:
-        what: was being written, as the first words of the sentence.
+        path: of what is being written.
 
     Raises:
         StorageFull: in place of the operating system's error.
     """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise StorageFull(
-            f"{what} could not be written: {os.strerror(error.errno)}. All that was written "
-            "before is whole; free some space and run the same command again to continue."
-        ) from error
+    return full_disk(Path(path), lambda: "what was written before is whole")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sweep(folder: Path, pattern: str) -> None:
+    """Remove what writers that were killed have left."""
+    for torn in folder.glob(pattern):
+        torn.unlink(missing_ok=True)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -218,7 +194,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The JSON side of a tree; tensors and arrays go to `tensors` under their path."""
     if isinstance(value, Tensor):
         tensors[path] = value
-        return {"$tensor": path}
+        return {"$strided": [path, *value.stride()]} if _permuted(value) else {"$tensor": path}
     if isinstance(value, np.ndarray):
         tensors[path] = torch.from_numpy(np.array(value, order="C"))  # a copy that is writable
         return {"$array": path}
@@ -234,6 +210,15 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         items = [_encode(item, _join(path, str(i)), tensors) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"$tuple": items}
     return _encode_scalar(value, path)
+
+
+def _permuted(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory in another order than its axes' (channels last).
+
+    That order decides how sums are rounded, so an exact copy keeps it.
+    """
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return not tensor.is_contiguous() and tensor.permute(order).is_contiguous()
 
 
 def _encode_scalar(value: Any, path: str) -> Any:
@@ -264,11 +249,17 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 _SPECIAL: dict[str, Callable[[Any, dict[str, Tensor]], Any]] = {
     "$tensor": lambda name, tensors: tensors[name],
+    "$strided": lambda where, tensors: _strided(tensors[where[0]], where[1:]),
     "$array": lambda name, tensors: tensors[name].numpy(),
     "$items": lambda pairs, tensors: {_decode(k, tensors): _decode(v, tensors) for k, v in pairs},
     "$tuple": lambda items, tensors: tuple(_decode(item, tensors) for item in items),
     "$float": lambda name, tensors: float(name),
 }
+
+
+def _strided(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+    """The same values in another memory order."""
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def _join(path: str, key: str) -> str:
@@ -297,8 +288,9 @@ def save_model(
         StorageFull: the disk is full; the model that was there before is whole.
     """
     folder = Path(folder)
-    with storage(f"The model in {folder}"):
+    with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder, f"{MODEL_FILE}.*.tmp")
     config = getattr(model, "config", None)
     about = {
         "name": model.card.name,

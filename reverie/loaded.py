@@ -20,7 +20,8 @@ from reverie.core.model import WorldModel, need
 from reverie.core.types import Act
 from reverie.evaluate.control import Control, control
 from reverie.imagine import rollout
-from reverie.run import Run, about
+from reverie.run import Run
+from reverie.train import describe
 
 
 class Loaded:
@@ -135,7 +136,7 @@ def load(folder: str | Path) -> Loaded:
         UnknownName: if its recipe is not registered here.
     """
     folder = Path(folder)
-    said = about(folder)
+    said = describe(folder)
     run = registry.recipe(said["name"])(**said["config"])
     checkpoint.load_weights(folder, **run.modules)
     for module in run.modules.values():

@@ -133,7 +133,7 @@ class MetricLog:
 
     def __init__(self, folder: str | Path, sizes: Mapping[str, int] | None = None) -> None:
         folder = Path(folder)
-        with storage(f"The metrics in {folder}"):
+        with storage(folder):
             (folder / "tensorboard").mkdir(exist_ok=True)
             self._files: dict[str, BinaryIO] = {}
             for name in ("metrics.jsonl", "tensorboard/events.out.tfevents.0.reverie"):
@@ -158,7 +158,7 @@ class MetricLog:
         row: dict[str, Any] = {"stage": stage, "update": update, "seconds": round(seconds, 3)}
         row |= {name: v if math.isfinite(v) else None for name, v in values.items()}
         tags = [Summary.Value(tag=f"{stage}/{k}", simple_value=v) for k, v in values.items()]
-        with storage("metrics.jsonl"):
+        with storage(self._rows.name):
             self._rows.write(json.dumps(row, allow_nan=False).encode() + b"\n")
             self._event(step=update, summary=Summary(value=tags))
             for file in self._files.values():
@@ -170,14 +170,14 @@ class MetricLog:
 
     def sync(self) -> None:
         """Put all rows safely on the disk."""
-        with storage("metrics.jsonl"):
+        with storage(self._rows.name):
             for file in self._files.values():
                 file.flush()
                 os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files."""
-        with storage("metrics.jsonl"), ExitStack() as stack:
+        with storage(self._rows.name), ExitStack() as stack:
             for file in self._files.values():
                 stack.callback(file.close)
 

@@ -7,7 +7,6 @@ progress.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from torch import nn
 
 from reverie.agent import Agent
-from reverie.core.errors import BadCheckpoint, BadConfig
+from reverie.core.errors import BadConfig
 from reverie.core.model import WorldModel
 from reverie.core.types import Batch
 from reverie.learner import Learner
@@ -142,22 +141,3 @@ class Run:
         """The modules whose weights are the run's result, by name."""
         both = {"model": self.model, "behavior": self.behavior}
         return {name: module for name, module in both.items() if module is not None}
-
-
-def about(folder: Path) -> dict[str, Any]:
-    """What `train` wrote about the run in a folder: name, seed, config, environment, versions.
-
-    Raises:
-        BadCheckpoint: if there is no run, or its `run.json` is damaged.
-    """
-    path = folder / "run.json"
-    if not path.is_file():
-        raise BadCheckpoint(
-            f"A run was looked for in {folder}, but there is no run.json. "
-            "Train one there (`reverie train RECIPE --out FOLDER`), or name another folder."
-        )
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return {"name": said["name"], "seed": said["seed"], "config": said["config"], **said}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"{path} is damaged ({error!r}). Train again in another folder.") from None

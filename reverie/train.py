@@ -24,7 +24,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,7 +39,16 @@ from reverie.metrics import Meter, MetricLog
 from reverie.progress import Progress, terminal
 from reverie.run import Collector, Run, Sampler, Stage
 
-__all__ = ["Collector", "GradientLearner", "Learner", "Run", "Sampler", "Stage", "train"]
+__all__ = [
+    "Collector",
+    "GradientLearner",
+    "Learner",
+    "Run",
+    "Sampler",
+    "Stage",
+    "describe",
+    "train",
+]
 
 _PACKAGES = ("reverie", "torch", "numpy", "gymnasium", "safetensors")
 _log = logging.getLogger(__name__)
@@ -73,7 +82,7 @@ def train(
     if len(set(names)) < len(names):
         raise BadConfig(f"The stages of run '{run.name}' are {names}. Give each its own name.")
     with _only_one(folder):
-        _describe(run, stages, folder)
+        _claim(run, stages, folder)
         session = _Session(run, stages, folder, save_every_s, progress or terminal())
         with session.interrupts.installed():
             session.go()
@@ -134,7 +143,9 @@ class _Session:
         except KeyboardInterrupt:
             if self.parts and not self.interrupts.held:
                 self.save()
-            raise
+            raise KeyboardInterrupt(
+                f"Stopped. Run the same command again to go on where {self.folder} was saved."
+            ) from None
         finally:
             self.log.close()
 
@@ -273,8 +284,8 @@ class _Session:
         good = checkpoint.checkpoints(self.checkpoints)[-1]
         raise NonFinite(
             f"Stage '{self.stage.name}' asks for finite numbers, but {name} is {value} at update "
-            f"{update}. {said}; the last good checkpoint is {good}. Look at the batch, or train with a "
-            "lower learning rate or clipped gradients."
+            f"{update}. {said}; the last good checkpoint is {good}. Look at the batch, or train "
+            "with a lower learning rate or clipped gradients."
         )
 
 
@@ -318,7 +329,7 @@ class _Interrupts:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Make the folder and hold its lock; the system lets go of it however the process ends."""
-    with checkpoint.storage(f"The run in {folder}"):
+    with checkpoint.storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
     with lock:
@@ -331,31 +342,37 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _describe(run: Run, stages: tuple[Stage, ...], folder: Path) -> None:
+def describe(folder: str | Path) -> dict[str, Any]:
+    """What is trained in a folder: name, seed, environment, config, stages, versions.
+
+    Raises:
+        BadCheckpoint: if there is no run, or its `run.json` is damaged.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise BadCheckpoint(f"{folder} holds no run.json. Give the folder of a run.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"{path} is damaged ({error}). Choose another folder.") from None
+
+
+def _claim(run: Run, stages: tuple[Stage, ...], folder: Path) -> None:
     """Write `run.json`, or check that the folder's is of this very run."""
     path = folder / "run.json"
-    same = {
+    asked = {
         "name": run.name,
         "seed": run.seed,
         "environment": run.environment,
-        "config": dict(run.config),
+        "config": json.loads(json.dumps(dict(run.config))),  # tuples become lists, as in the file
         "stages": {stage.name: stage.updates for stage in stages},
     }
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = _versions()
     if not path.exists():
-        text = json.dumps({**same, "versions": versions}, indent=2, allow_nan=False)
+        text = json.dumps({**asked, "versions": versions}, indent=2, allow_nan=False)
         checkpoint.write_bytes(path, text.encode() + b"\n")
         return
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadCheckpoint(f"{path} is damaged ({error}). Choose another folder.") from None
-    asked = json.loads(json.dumps(same))
+    old = describe(folder)
     for key, value in asked.items():
         if old.get(key) != value:
             raise BadCheckpoint(
@@ -364,6 +381,15 @@ def _describe(run: Run, stages: tuple[Stage, ...], folder: Path) -> None:
             )
     if old.get("versions") != versions:
         _log.warning("%s was begun with other package versions: going on may not be exact.", path)
+
+
+def _versions() -> dict[str, str]:
+    """Of what a number may depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _seed(*names: Any) -> None:

@@ -98,7 +98,8 @@ def test_a_shifted_dot_on_images_is_named():
         )
 
     rng = np.random.default_rng(0)
-    assert validate([images(0, rng) for _ in range(60)]).ok
+    report = validate([images(0, rng) for _ in range(60)])
+    assert report.ok and report.fits["action"][0] > 0.8
     (finding,) = validate([images(1, rng) for _ in range(60)]).findings
     assert "Actions look shifted by +1" in finding
 
@@ -148,6 +149,13 @@ def test_float_images_and_changed_shapes_are_found():
     findings = validate([image, wide]).findings
     assert any("not uint8 (C, H, W) in 1 episodes, the first is 0" in f for f in findings)
     assert any("(3, 9, 8), but float64 (3, 8, 8) before" in f for f in findings)
+
+
+def test_episodes_of_other_shapes_do_not_stop_the_probe():
+    odd = dataclasses.replace(data(n=1)[0], obs={"vector": np.random.rand(81, 5).astype("f4")})
+    report = validate([*data(), odd])
+    assert len(report.findings) == 1 and "float32 (5,), but float32 (2,)" in report.findings[0]
+    assert report.fits["action"][0] > 0.8
 
 
 def test_open_ends_and_jumps_are_notes():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig
+from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig, principal
 from reverie.core.errors import BadConfig, MissingHead, NonFinite
 from reverie.core.model import WorldModel
 from reverie.core.types import Box, Card, Discrete, Heads
@@ -132,6 +132,30 @@ def test_a_resumed_search_is_the_same_search():
     resumed.load_state_dict(saved)
     assert resumed.update() == expected[0]
     assert torch.equal(other.weights, expected[1])
+
+
+def test_principal_directions_whiten_and_carry_a_bias():
+    torch.manual_seed(0)
+    features = 3 + torch.randn(4000, 2) @ torch.randn(2, 6)  # two directions in six numbers
+    seen = features @ principal(features, 2)
+    torch.testing.assert_close(seen[:, :2].mean(0), torch.zeros(2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(seen[:, :2].T.cov(), torch.eye(2), atol=2e-2, rtol=0)
+    assert seen[:, 2].mean().item() == pytest.approx(1, abs=1e-2)
+    assert seen[:, 2].std() < 0.05
+    with pytest.raises(BadConfig, match="7 principal components"):
+        principal(features, 7)
+
+
+def test_a_search_along_directions_sets_weights_along_them():
+    """Two features, searched along (1, 1) alone: both weights of each output stay equal."""
+    controller = Controller(2, Discrete(3), bias=True)
+    basis = torch.tensor([[1.0], [1.0]])
+    learner = Evolution(Line(), controller, starts, EvolutionConfig(8, 2, 5), basis=basis)
+    learner.update()
+    matrix, bias = controller.weights[:6].view(2, 3), controller.weights[6:]
+    assert torch.equal(matrix[0], matrix[1])
+    assert matrix.abs().min() > 0
+    assert bias.abs().min() > 0
 
 
 def test_bad_input_is_refused():

@@ -153,7 +153,7 @@ def test_every_setting_does_what_torch_does(optim):
 
 
 def test_after_is_called_once_a_step_when_the_parameters_have_moved():
-    a, b, parts = two_parts(Optim(lr=0.1), Optim(lr=0.1))
+    a, _, parts = two_parts(Optim(lr=0.1), Optim(lr=0.1))
     seen = []
     parts[0] = parts[0]._replace(after=lambda: seen.append(round(a.w.item(), 3)))
     GradientLearner(parts).update(None)
@@ -239,7 +239,7 @@ def test_a_state_of_other_parts_is_refused():
 
 
 def test_what_cannot_be_stepped_is_refused():
-    a, b, parts = two_parts(Optim("x"), Optim("x", lr=0.5))
+    a, _, parts = two_parts(Optim("x"), Optim("x", lr=0.5))
     with pytest.raises(BadConfig, match="x stands for more than one unequal Optim"):
         GradientLearner(parts)
     with pytest.raises(BadConfig, match="a stands for more than one part"):

@@ -26,7 +26,7 @@ from reverie.core.model import Part
 from reverie.core.types import Loss, Optim
 from reverie.metrics import Meter, MetricLog, Reading
 from reverie.progress import Silent
-from reverie.train import GradientLearner, Run, Stage, train
+from reverie.train import GradientLearner, Run, Stage, describe, train
 
 HERE = Path(__file__).parent
 
@@ -53,6 +53,10 @@ def with_stage(run: Run, index: int, **changes: Any) -> Run:
         return tuple(made)
 
     return replace(run, stages=stages)
+
+
+def stage_of(run: Run, index: int) -> Stage:
+    return run.stages(Path())[index]
 
 
 class Calling:
@@ -83,7 +87,7 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     killed = json.loads(done.stdout)
-    assert min(killed.values()) >= 3, killed
+    assert min(killed.values()) >= 2, killed
     for name in ("warm", "timed", "operation"):
         assert_same_result(tmp_path / name, tmp_path / "whole")
 
@@ -96,9 +100,9 @@ def interrupt(times: int = 1) -> None:
 @pytest.mark.parametrize("index", [0, 2, 3])
 def test_ctrl_c_inside_an_update_saves_after_it(tmp_path, whole, index):
     run = make_run(tmp_path)
-    make = run.stages[index].learner
+    make = stage_of(run, index).learner
     run = with_stage(run, index, learner=lambda: Calling(make(), 5, interrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="Run the same command again to go on"):
         train(run, tmp_path, progress=Silent())
     saved = checkpoint.load(tmp_path / "checkpoint")
     assert (saved["index"], saved["update"]) == (index, 5)
@@ -109,7 +113,7 @@ def test_ctrl_c_inside_an_update_saves_after_it(tmp_path, whole, index):
 
 def test_a_second_ctrl_c_stops_at_once_without_saving(tmp_path, whole):
     run = make_run(tmp_path)
-    make = run.stages[0].learner
+    make = stage_of(run, 0).learner
     run = with_stage(run, 0, learner=lambda: Calling(make(), 5, lambda: interrupt(2)))
     with pytest.raises(KeyboardInterrupt):
         train(run, tmp_path, progress=Silent())
@@ -121,7 +125,7 @@ def test_a_second_ctrl_c_stops_at_once_without_saving(tmp_path, whole):
 @pytest.mark.parametrize("where", ["prepare", "evaluate", "finish"])
 def test_ctrl_c_beside_the_updates_stops_at_once_and_saves_what_is_whole(tmp_path, whole, where):
     run, index = make_run(tmp_path), {"prepare": 0, "evaluate": 0, "finish": 3}[where]
-    inner = getattr(run.stages[index], where)
+    inner = getattr(stage_of(run, index), where)
     torch_draws = [False]
 
     def interrupted(*arguments):
@@ -161,7 +165,7 @@ def test_how_often_it_saves_changes_nothing(tmp_path, whole):
 
 def test_a_torn_checkpoint_costs_only_time(tmp_path, whole):
     run = make_run(tmp_path)
-    make = run.stages[2].learner
+    make = stage_of(run, 2).learner
     run = with_stage(run, 2, learner=lambda: Calling(make(), 9, interrupt))
     with pytest.raises(KeyboardInterrupt):
         train(run, tmp_path, save_every_s=0.0, progress=Silent())
@@ -176,7 +180,7 @@ def test_a_finished_stage_never_runs_again(tmp_path, whole):
         raise AssertionError("a finished stage was entered")
 
     run = make_run(tmp_path)
-    make = run.stages[2].learner
+    make = stage_of(run, 2).learner
     run = with_stage(run, 2, learner=lambda: Calling(make(), 5, interrupt))
     with pytest.raises(KeyboardInterrupt):
         train(run, tmp_path, progress=Silent())
@@ -237,7 +241,7 @@ class Recording:
 
 
 def counting_run(**stage: Any) -> Run:
-    return Run("counting", 0, make_tiny(), (Stage("only", 7, Counting, **stage),))
+    return Run("counting", 0, make_tiny(), lambda _: (Stage("only", 7, Counting, **stage),))
 
 
 def test_rows_are_means_and_everything_comes_when_it_is_due(tmp_path):
@@ -281,7 +285,7 @@ def test_another_seed_is_another_run(tmp_path, whole):
 
 
 def test_run_json_says_what_was_run(whole):
-    about = json.loads((whole / "run.json").read_text())
+    about = describe(whole)
     versions = about.pop("versions")
     assert versions["torch"] == torch.__version__
     assert about == {
@@ -301,7 +305,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_shows_the_rows_also_after_a_resume(tmp_path, whole):
     run = make_run(tmp_path)
-    make = run.stages[0].learner
+    make = stage_of(run, 0).learner
     run = with_stage(run, 0, learner=lambda: Calling(make(), 14, lambda: interrupt(2)))
     with pytest.raises(KeyboardInterrupt):
         train(run, tmp_path, progress=Silent())  # three rows that are cut off
@@ -363,10 +367,8 @@ def test_a_gradient_that_is_not_finite_stops_it_too(tmp_path):
     def learner():
         return GradientLearner([Part("memory", model.memory, loss, Optim("memory"))])
 
-    run = Run("bad", 0, model, (Stage("only", 5, learner),))
-    with pytest.raises(
-        NonFinite, match=r"memory/grad_norm is nan at update 1. This stage draws no"
-    ):
+    run = Run("bad", 0, model, lambda _: (Stage("only", 5, learner),))
+    with pytest.raises(NonFinite, match=r"memory/grad_norm is nan at update 1. This stage"):
         train(run, tmp_path, progress=Silent())
 
 
@@ -436,7 +438,7 @@ class FullDisk:
 def test_a_full_disk_stops_the_run_and_nothing_is_lost(tmp_path, whole, n):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", FullDisk(n))
-        with pytest.raises(StorageFull, match="free some space and run the same command again"):
+        with pytest.raises(StorageFull, match="what was written before is whole. Free some space"):
             train(make_run(tmp_path), tmp_path, save_every_s=0.0, progress=Silent())
     train(make_run(tmp_path), tmp_path, progress=Silent())
     assert_same_result(tmp_path, whole)
@@ -455,7 +457,7 @@ def test_rows_that_find_no_room_stop_the_run_and_are_cut_off(tmp_path, whole):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricLog, "write", to_full_device)
-        with pytest.raises(StorageFull, match="metrics.jsonl could not be written"):
+        with pytest.raises(StorageFull, match=r"full while writing .*metrics.jsonl"):
             train(make_run(tmp_path), tmp_path, progress=Silent())
     train(make_run(tmp_path), tmp_path, progress=Silent())
     assert_same_result(tmp_path, whole)
@@ -468,7 +470,7 @@ def test_rows_that_find_no_room_stop_the_run_and_are_cut_off(tmp_path, whole):
         ({"name": "other"}, "whose name is 'toy', but 'other'"),
         ({"environment": "toy/clock"}, "whose environment is None, but 'toy/clock'"),
         ({"config": {"updates": 21}}, r"whose config is {'updates': 20}, but {'updates': 21}"),
-        ({"stages": ()}, "whose stages is"),
+        ({"stages": lambda _: ()}, "whose stages is"),
     ],
 )
 def test_a_folder_belongs_to_one_run(whole, changes, said):
@@ -479,9 +481,7 @@ def test_a_folder_belongs_to_one_run(whole, changes, said):
 def test_a_checkpoint_of_another_model_is_refused_by_name_and_shape(whole):
     run = make_run(whole)
     run.model.memory = torch.nn.Linear(4, 3)
-    with pytest.raises(
-        BadCheckpoint, match=r"memory.weight has shape \(3, 3\), the model \(3, 4\)"
-    ):
+    with pytest.raises(BadCheckpoint, match=r"memory.weight has shape \(3, 3\), the model \("):
         train(run, whole, progress=Silent())
 
 
@@ -506,6 +506,11 @@ def test_a_damaged_run_json_is_noticed(tmp_path):
         train(counting_run(), tmp_path, progress=Silent())
 
 
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(BadCheckpoint, match=r"holds no run.json. Give the folder of a run"):
+        describe(tmp_path)
+
+
 def test_other_package_versions_are_told(tmp_path, caplog, monkeypatch):
     train(counting_run(), tmp_path, progress=Silent())
     monkeypatch.setattr(train_module.metadata, "version", lambda package: "0.0")
@@ -522,4 +527,4 @@ def test_stages_that_cannot_run_are_refused():
 
 def test_stages_need_names_of_their_own(tmp_path):
     with pytest.raises(BadConfig, match="Give each its own name"):
-        train(Run("x", 0, make_tiny(), (Stage("a"), Stage("a"))), tmp_path)
+        train(Run("x", 0, make_tiny(), lambda _: (Stage("a"), Stage("a"))), tmp_path)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch import distributions as D  # noqa: N812
+from torch import distributions as D
 
 from reverie.core.check import check_world_model
 from reverie.core.errors import BadConfig, SpaceMismatch

@@ -292,7 +292,7 @@ def _attempt(folder: Path, *, wait: float | None = None, operation: int | None =
             _die_at_file_operation(operation)
         try:
             train(make_run(folder), folder, save_every_s=0.005, progress=Silent())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)
         os._exit(0)
@@ -325,7 +325,7 @@ def main(folder: Path, seed: int) -> None:
     killed = {"timed": 0, "operation": 0}
     while not _attempt(folder / "timed", wait=draw.uniform(0.0, span)):
         killed["timed"] += 1
-    while not _attempt(folder / "operation", operation=draw.randint(20, 90)):
+    while not _attempt(folder / "operation", operation=draw.randint(20, 60)):
         killed["operation"] += 1
     sys.stdout.write(json.dumps(killed))
 

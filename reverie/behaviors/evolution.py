@@ -3,7 +3,8 @@
 `Controller` is the paper's C: one linear map of a model's `features` to an action, few enough
 weights for full-covariance CMA-ES (the library `cma`). `Evolution` is a Learner: each update
 asks for a population, dreams every candidate's episodes in ONE batch, and tells the fitness.
-The controller never sees the real world. Imports core and imagine.
+`principal` makes the search faster where features are many: it looks along the directions in
+which features vary. The controller never sees the real world. Imports core and imagine.
 """
 
 from __future__ import annotations
@@ -79,6 +80,38 @@ class Controller(nn.Module):
         return len(self.weights) > self.outputs * self.inputs
 
 
+def principal(features: Tensor, components: int) -> Tensor:
+    """Directions in which to search for a linear map of features.
+
+    Seen along them, features are uncorrelated, centred and of unit variance, and one more
+    direction is a bias: as near to 1 for every row as can be. A step of the search then changes what the
+    controller does by as much in any direction.
+
+    Args:
+        features: (N, D) rows that a controller would see, N >= 2.
+        components: k, how many principal components.
+
+    Returns:
+        (D, k + 1); the weights of a controller are this times what is searched.
+
+    Raises:
+        BadConfig: if k is not in 1..min(N, D).
+    """
+    if not 1 <= components <= min(features.shape):
+        raise BadConfig(
+            f"{components} principal components were asked of {tuple(features.shape)} features. "
+            "Choose at least 1 and at most the smaller of the two."
+        )
+    mean, std = features.mean(0), features.std(0) + 1e-3
+    _, spread, axes = torch.linalg.svd((features - mean) / std, full_matrices=False)
+    spread = spread[:components] / (len(features) - 1) ** 0.5
+    basis = axes[:components].T / spread / std[:, None]  # (D, k)
+    scaled = features / std
+    moment = scaled.T @ scaled / len(features) + 1e-3 * torch.eye(len(std), device=std.device)
+    constant = torch.linalg.solve(moment, mean / std) / std  # (D,) ridge regression of 1
+    return torch.cat([basis - constant[:, None] * (mean @ basis), constant[:, None]], 1)
+
+
 @dataclass(frozen=True)
 class EvolutionConfig:
     """CMA-ES over dreams; the defaults are the paper's."""
@@ -105,6 +138,8 @@ class Evolution:
         controller: its weights are set to the search's mean after each update.
         starts: where dreams begin.
         config: of the search.
+        basis: (D, k) of `principal`: the search is over k numbers an output (and the biases);
+            None: over the weights themselves.
         heads: instead of the model's own, e.g. with lent ones.
 
     Raises:
@@ -119,6 +154,7 @@ class Evolution:
         starts: Starts,
         config: EvolutionConfig,
         *,
+        basis: Tensor | None = None,
         heads: Heads | None = None,
     ) -> None:
         heads = heads or model.heads
@@ -126,7 +162,7 @@ class Evolution:
         if config.population < 2:
             raise BadConfig(f"population must be at least 2, but it is {config.population}.")
         self.model, self.controller, self.starts = model, controller, starts
-        self.config, self.heads = config, heads
+        self.config, self.heads, self.basis = config, heads, basis
         self.history: list[np.ndarray] = []  # the costs told so far, (population,) each
         self._search = self._new_search()
 
@@ -140,11 +176,10 @@ class Evolution:
             NonFinite: if a dreamed return is not finite.
         """
         candidates = self._search.ask()
-        weights = torch.as_tensor(np.stack(candidates), dtype=torch.float32)
+        weights = self._weights(np.stack(candidates))
         generator = torch.Generator(self.model.device)
         generator.manual_seed((self.config.seed << 20) + len(self.history))
-        dreams = self.dream(weights.to(self.model.device), generator)
-        returns = dreams.mean(1).double().cpu().numpy()
+        returns = self.dream(weights, generator).mean(1).double().cpu().numpy()
         if not np.isfinite(returns).all():
             raise NonFinite(
                 f"Evolution needs finite dreamed returns, but generation {len(self.history)} has "
@@ -212,7 +247,23 @@ class Evolution:
     def _tell(self, candidates: list[np.ndarray], costs: np.ndarray) -> None:
         self._search.tell(candidates, costs.tolist())
         self.history.append(costs)
-        self.controller.weights.copy_(torch.as_tensor(self._search.mean.copy()))
+        self.controller.weights.copy_(self._weights(self._search.mean[None])[0])
+
+    def _weights(self, searched: np.ndarray) -> Tensor:
+        """Weights (P, n) of the controller for searched numbers (P, m)."""
+        found = torch.as_tensor(searched, dtype=torch.float32, device=self.model.device)
+        if self.basis is None:
+            return found
+        inputs, outputs = self.basis.shape[1], self.controller.outputs
+        matrix = self.basis @ found[:, : inputs * outputs].view(-1, inputs, outputs)
+        return torch.cat([matrix.flatten(1), found[:, inputs * outputs :]], 1)
+
+    def _searched(self) -> int:
+        """How many numbers the search is over."""
+        if self.basis is None:
+            return len(self.controller.weights)
+        narrower = self.controller.inputs - self.basis.shape[1]
+        return len(self.controller.weights) - narrower * self.controller.outputs
 
     def _new_search(self) -> Any:
         rng = np.random.default_rng(self.config.seed)
@@ -223,5 +274,4 @@ class Evolution:
             "verbose": -9,
             "maxiter": np.inf,
         }
-        start = np.zeros(len(self.controller.weights))
-        return cma.CMAEvolutionStrategy(start, self.config.sigma, options)
+        return cma.CMAEvolutionStrategy(np.zeros(self._searched()), self.config.sigma, options)

@@ -102,9 +102,7 @@ def make(
     builders = [partial(_row, name, seed + i, wishes) for i in range(num_envs)]
     if workers:
         at_once = workers if workers < num_envs else None  # a limit that never binds costs time
-        return _Processes(
-            builders, autoreset_mode=AutoresetMode.DISABLED, max_concurrency=at_once
-        )
+        return _Processes(builders, autoreset_mode=AutoresetMode.DISABLED, max_concurrency=at_once)
     return _Rows(builders, autoreset_mode=AutoresetMode.DISABLED)
 
 

@@ -56,8 +56,9 @@ class RunFolder:
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
         """The scores in it, the run's own agent first."""
-        found = self.evaluation.get("scores") or []
-        if not found:
+        found = self.evaluation.get("scores")
+        fits = isinstance(found, list) and all(isinstance(c, dict) and "name" in c for c in found)
+        if not found or not fits:
             raise BadData("evaluation.json holds no scores. Evaluate the run again.")
         return found
 
@@ -104,8 +105,8 @@ class RunFolder:
         if total == 0:
             raise BadData("The run's data/ holds no episode yet.")
         return [self.store[i] for i in range(max(0, total - 4), total)], (
-            f"The frames are of the last of {total:,} episodes in the run's data; training may "
-            "have drawn from them."
+            f"The frames are from the end of the {count(total, 'episode')} in the run's data; "
+            "training may have drawn from them."
         )
 
     def typical(self) -> Episode:
@@ -165,3 +166,8 @@ def interval(value: Any, what: str) -> Interval:
 def score(control: Mapping[str, Any]) -> Interval:
     """The mean return of one agent."""
     return interval(control.get("score"), f"the score of {control.get('name', 'an agent')}")
+
+
+def count(n: int, what: str) -> str:
+    """1 episode, 1,200 episodes."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -18,7 +18,7 @@ from reverie.core.model import WorldModel
 from reverie.evaluate import curves, gallery, page
 from reverie.evaluate import film as films
 from reverie.evaluate.figures import Bar, number, scores
-from reverie.evaluate.folder import RunFolder, interval, open_run, score
+from reverie.evaluate.folder import RunFolder, count, interval, open_run, score
 from reverie.evaluate.statistics import Interval, ratio_interval
 
 NAME = "report.html"
@@ -52,8 +52,9 @@ def write(folder: str | Path, *, model: WorldModel | None = None) -> Path:
         f"<footer>Made by <code>reverie report {page.text(run.folder.name)}</code> from the files "
         "of that run; it needs no other file and no network.</footer>",
     ]
-    data = page.page(f"{run.title} · Reverie", *parts).encode()
-    checkpoint.write_bytes(run.folder / NAME, data)
+    text = page.page(f"{run.title} · Reverie", *parts)
+    text = text.replace(page.text(run.folder), page.text(run.folder.name))  # in errors' sentences
+    checkpoint.write_bytes(run.folder / NAME, text.encode())
     return run.folder / NAME
 
 
@@ -65,8 +66,8 @@ def _headline(run: RunFolder) -> str:
     try:
         ours, *others = run.controls
         mean = score(ours)
-        count = len(ours.get("returns") or ())
-        episodes = f"Mean of {count:,} whole episodes" if count else "Mean"
+        many = len(ours.get("returns") or ())
+        episodes = f"Mean of {count(many, 'whole episode')}" if many else "Mean"
         where = run.evaluation.get("environment") or run.about.get("environment") or "its world"
         lead = (
             f"{episodes} of “{ours.get('name')}” in {where}, 95% interval {number(mean.low)} to "
@@ -130,7 +131,7 @@ def _scores(run: RunFolder) -> list[str]:
         bars.append(Bar("the same agent in its dream", *interval(dream, "the dream"), "dream"))
     caption = (
         "A dot is a mean, its bar the 95% interval, and each small tick one episode; where two "
-        "bars do not touch, the difference is more than luck."
+        "bars do not touch, the difference is hardly luck."
     )
     caption += (
         " The hollow dot is what the agent scores in the dream it was trained in: the farther it "
@@ -157,7 +158,7 @@ def _bar(control: Mapping[str, Any], role: str) -> Bar:
 def _score_row(control: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """One agent's cells."""
     rate = control.get("success_rate")
-    count = len(control.get("returns") or ())
+    many = len(control.get("returns") or ())
     try:
         ratio = ratio_interval(ours.get("returns") or (), control.get("returns") or ())
         times = _cell(ratio, " times") if control is not ours else ""
@@ -167,7 +168,7 @@ def _score_row(control: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
         page.text(control.get("name")),
         _cell(score(control)),
         times,
-        f"{count:,}" if count else "",
+        f"{many:,}" if many else "",
         "" if rate is None else _cell(interval(rate, "a success rate"), "%", 100),
     ]
 
@@ -198,7 +199,9 @@ def _facts(run: RunFolder) -> list[str]:
             page.facts([(name, value) for name, value in rows if value is not None]),
             _stage_table(run),
         ),
-        page.details(f"Config ({len(config)} values)", page.facts(config)) if config else "",
+        page.details(f"Config ({count(len(config), 'value')})", page.facts(config))
+        if config
+        else "",
         page.details("Versions", page.facts(versions)) if versions else "",
     ]
 
@@ -221,7 +224,7 @@ def _model_facts(run: RunFolder) -> list[tuple[str, str]]:
 
 def _data_words(run: RunFolder) -> list[str]:
     """How much data the run keeps."""
-    words = [f"{len(run.store):,} episodes, {run.store.steps:,} steps"]
+    words = [f"{count(len(run.store), 'episode')}, {count(run.store.steps, 'step')}"]
     return [*words, run.store.report] if run.store.report else words
 
 

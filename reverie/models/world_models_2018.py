@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.errors import BadConfig, SpaceMismatch
@@ -27,6 +27,7 @@ from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
 
 SIZE = 64  # the paper's conv stack takes 64x64 and nothing else
+LEAST_LOG_STD = -5.0  # of a mixture component: a density must not run away
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class WorldModels2018Config:
     features: tuple[str, ...] = ("z", "h")  # what a controller reads: any of "z", "h", "c"
     temperature: float = 1.0  # tau of every draw in `predict`
     kl_tolerance: float = 0.5  # nats a latent dimension before the KL costs anything
-    vision_lr: float = 1e-4
     vision_channels: int = 32  # base width of V; the paper's 32
+    error_weight: float = 1.0  # of V's squared error against its KL; the paper's 1
     bright_weight: float = 0.0  # extra weight of bright pixels in V's error; the paper's 0
-    memory_lr: float = 1e-3
-    memory_lr_decay: float = 1.0
-    done_weight: float = 10.0  # of a positive in the done loss
+    done_weight: float = 1.0  # of the done loss against the mixture's
+    ended_weight: float = 10.0  # of an ending against a step that goes on, inside the done loss
+    memory_lr_decay: float = 1.0  # a step
 
 
 DOOM = WorldModels2018Config(
@@ -126,9 +127,13 @@ class Memory(nn.Module):
         self.input = nn.Linear(inputs, 4 * config.hidden)
         self.recurrent = nn.Linear(config.hidden, 4 * config.hidden, bias=False)
         self.mixture = nn.Linear(config.hidden, 3 * config.mixtures * config.latent)
-        self.scalars = nn.ModuleDict({name: nn.Linear(config.hidden, 1) for name in config.predicts})
+        self.scalars = nn.ModuleDict(
+            {name: nn.Linear(config.hidden, 1) for name in config.predicts}
+        )
         with torch.no_grad():
             self.input.bias[: config.hidden] = 1.0  # remember by default
+            if "done" in config.predicts:
+                self.scalars["done"].bias.fill_(-4.0)  # endings are rare  # type: ignore
 
     def step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """One LSTM step; the gates lie in the order keep (forget), write (input), show (output).
@@ -160,6 +165,7 @@ def mixture_nll(raw: Tensor, target: Tensor) -> Tensor:
     Source: Ha & Schmidhuber 2018, appendix A.2; Bishop 1994.
     """
     logit, mean, log_std = raw.unbind(-3)
+    log_std = log_std.clamp(min=LEAST_LOG_STD)
     scaled = (target.unsqueeze(-2) - mean) * (-log_std).exp()
     log_normal = -0.5 * (scaled * scaled) - log_std - 0.5 * math.log(2 * math.pi)
     return -((logit + log_normal).logsumexp(-2) - logit.logsumexp(-2))
@@ -184,7 +190,7 @@ def mixture_sample(raw: Tensor, z: tuple[Tensor, Tensor], temperature: float) ->
     edges = weight.cumsum(1)
     component = (edges[:, :-1] <= (uniform * edges[:, -1])[:, None]).sum(1, keepdim=True)
     mean = raw[:, 1].gather(1, component)[:, 0]
-    log_std = raw[:, 2].gather(1, component)[:, 0]
+    log_std = raw[:, 2].gather(1, component)[:, 0].clamp(min=LEAST_LOG_STD)
     return mean + log_std.exp() * normal * math.sqrt(temperature)
 
 
@@ -314,17 +320,16 @@ class WorldModels2018(WorldModel[State]):
     def _mixture(self, hidden: Tensor) -> Tensor:
         """(..., 3, K, Z) mixture parameters of LSTM outputs (..., L)."""
         raw = self.memory.mixture(hidden)
-        return raw.unflatten(-1, (3, self.config.mixtures, self.config.latent))
+        return raw.unflatten(-1, (3, self.config.mixtures, self.config.latent)).float()
 
     # -- what learns -----------------------------------------------------------------------------
 
     def parts(self) -> tuple[Part, ...]:
-        """V, then M on V's frozen latents."""
+        """V, then M on V's frozen latents. The optimizers are the paper's; see `Part._replace`."""
         c = self.config
-        vision = Optim("vision", lr=c.vision_lr)
-        memory = Optim(
-            "memory", lr=c.memory_lr, decay=c.memory_lr_decay, lr_min=1e-5, clip_value=1.0
-        )
+        vision = Optim("vision", lr=1e-4)
+        decay = c.memory_lr_decay
+        memory = Optim("memory", lr=1e-3, decay=decay, lr_min=1e-5, clip_value=1.0)
         return (
             Part("vision", self.vision, self._vision_loss, vision),
             Part("memory", self.memory, self._memory_loss, memory),
@@ -340,21 +345,28 @@ class WorldModels2018(WorldModel[State]):
         weight = 1 + self.config.bright_weight * bright
         reconstruction = (weight * (restored - image).square()).sum((1, 2, 3)).mean()
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
-        total = reconstruction + kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
+        total = (
+            self.config.error_weight * reconstruction
+            + kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
+        )
         return Loss(total, {"reconstruction": reconstruction.detach(), "kl": kl.mean().detach()})
 
     def _memory_loss(self, batch: Batch, states: Any) -> Loss:
-        """Mixture NLL of the next latent (+ done, reward), teacher-forced on fresh samples of z."""
+        """Mixture NLL of the next latent (+ done, reward), teacher-forced on fresh samples of z.
+
+        The frame after an ending is never dreamed on, so its likelihood does not count.
+        """
         check_batch(batch, {} if "latent" in batch.obs else self.observations, self.actions)
         mu, logvar = self._latents(batch)
         z = _sample(mu, logvar, None)
         states = self._unroll(z, batch)
         after, mask = states.h[:, 1:], batch.mask
         nll = mixture_nll(self._mixture(after), z[:, 1:]).mean(-1)
-        terms = {"nll": _masked_mean(nll, mask)}
+        terms = {"nll": _masked_mean(nll, mask & ~batch.terminated)}
+        weights = {"done": self.config.done_weight}
         if "done" in self.config.predicts:
             logit = self.memory.scalars["done"](after)[..., 0]
-            weight = logit.new_tensor(self.config.done_weight)
+            weight = logit.new_tensor(self.config.ended_weight)
             ended = batch.terminated.to(logit.dtype)
             loss = F.binary_cross_entropy_with_logits(
                 logit, ended, pos_weight=weight, reduction="none"
@@ -363,7 +375,7 @@ class WorldModels2018(WorldModel[State]):
         if "reward" in self.config.predicts and batch.reward is not None:
             guess = self.memory.scalars["reward"](after)[..., 0]
             terms["reward"] = _masked_mean((guess - batch.reward).square(), mask)
-        total = torch.stack(list(terms.values())).sum()
+        total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, states)
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:

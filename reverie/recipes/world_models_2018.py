@@ -22,9 +22,18 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from reverie import envs
-from reverie.agent import Agent, BrownianAgent, PolicyAgent, RandomAgent, SweepAgent
-from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig
-from reverie.core.types import Box, Discrete, Space
+from reverie.agent import (
+    Agent,
+    BrownianAgent,
+    PolicyAgent,
+    RandomAgent,
+    SweepAgent,
+    WanderAgent,
+)
+from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig, principal
+from reverie.core import tree
+from reverie.core.model import Part
+from reverie.core.types import Box, Discrete, Optim, Space
 from reverie.data.fill import fill
 from reverie.data.sample import Sampler
 from reverie.data.store import Store
@@ -35,8 +44,10 @@ from reverie.models.world_models_2018 import DOOM, State, WorldModels2018, World
 from reverie.progress import Progress
 from reverie.run import Run, Stage
 
-ROWS = (44, 76)  # of Doom's 120: the far end of the room, where monsters and fireballs are
+ROWS = (52, 84)  # of Doom's 120: the far end of the room, where monsters and fireballs are
 PIXELS: dict[str, Space] = {"image": Box((3, 64, 64), 0, 255, "uint8")}
+CONTEXT = 32  # steps that M has seen when a dream begins
+STARTS = 6000  # moments from which dreams begin
 
 
 @dataclass(frozen=True)
@@ -44,13 +55,28 @@ class Effort:
     """How much of everything: what makes a recipe quick or thorough."""
 
     episodes: int  # collected for V and M
+    vision: Optim
     vision_updates: int
     vision_batch: int  # frames
+    memory: Optim
     memory_updates: int
     memory_batch: int  # sequences
     memory_length: int  # transitions in a sequence
     generations: int
     evolution: EvolutionConfig
+    components: int  # principal components of the features along which C is searched
+
+
+def fading(name: str, lr: float, updates: int, clip_norm: float) -> Optim:
+    """Adam whose learning rate falls to 3% of itself over so many updates.
+
+    Args:
+        name: of the optimizer.
+        lr: at first.
+        updates: until 3%.
+        clip_norm: of the gradient.
+    """
+    return Optim(name, lr=lr, decay=0.03 ** (1 / updates), clip_norm=clip_norm)
 
 
 @dataclass(frozen=True)
@@ -62,20 +88,29 @@ class Game:
     make: Callable[[int, int], VectorEnv]  # (num_envs, seed)
     explorer: Agent
     baselines: dict[str, Agent]
-    num_envs: int = 8
+    num_envs: int = 4
 
 
 def _stages(
-    folder: Path, model: WorldModels2018, controller: Controller, game: Game, effort: Effort, seed: int
+    folder: Path,
+    model: WorldModels2018,
+    controller: Controller,
+    game: Game,
+    effort: Effort,
+    seed: int,
 ) -> tuple[Stage, ...]:
     """Collect, V, M, C."""
     episodes = folder / "data"
     vision, memory = model.parts()
+    vision = vision._replace(optim=effort.vision)
+    memory = memory._replace(optim=effort.memory)
+    device = model.device
 
     def collect(progress: Progress) -> None:
+        make = partial(game.make, game.num_envs)
         fill(
             episodes,
-            partial(game.make, game.num_envs),
+            make,
             game.explorer,
             episodes=effort.episodes,
             seed=seed,
@@ -83,13 +118,15 @@ def _stages(
         )
 
     def frames() -> Sampler:
+        modalities = ("image",)
         store = Store.open(episodes)
-        return Sampler(store, effort.vision_batch, 0, seed=seed, modalities=("image",))
+        return Sampler(
+            store, effort.vision_batch, 0, seed=seed, modalities=modalities, device=device
+        )
 
     def sequences() -> Sampler:
-        store = Store.open(episodes)
         batch, length = effort.memory_batch, effort.memory_length
-        return Sampler(store, batch, length, seed=seed, modalities=("latent",))
+        return _latents(episodes, batch, length, seed, device)
 
     def encode(progress: Progress) -> None:
         with Store.open(episodes, writable=True) as store:
@@ -97,24 +134,25 @@ def _stages(
                 _encode(model, store, progress)
 
     def evolve() -> Evolution:
-        return Evolution(model, controller, dream_starts(model, episodes), effort.evolution)
+        pool = moments(model, episodes, STARTS, seed)
+        basis = principal(model.heads.features(pool), effort.components)
+        return Evolution(model, controller, among(pool), effort.evolution, basis=basis)
+
+    def learner(part: Part) -> GradientLearner:
+        return GradientLearner([part], precision="bf16")
 
     return (
         Stage("collect", prepare=collect),
-        Stage(
-            "vision",
-            effort.vision_updates,
-            lambda: GradientLearner([vision], precision="bf16"),
-            frames,
-        ),
-        Stage(
-            "memory",
-            effort.memory_updates,
-            lambda: GradientLearner([memory], precision="bf16"),
-            sequences,
-            prepare=encode,
-        ),
+        Stage("vision", effort.vision_updates, lambda: learner(vision), frames),
+        Stage("memory", effort.memory_updates, lambda: learner(memory), sequences, prepare=encode),
         Stage("controller", effort.generations, evolve, log_every=1),
+    )
+
+
+def _latents(path: Path, batch: int, length: int, seed: int, device: torch.device) -> Sampler:
+    """Sequences of encoded frames."""
+    return Sampler(
+        Store.open(path), batch, length, seed=seed, modalities=("latent",), device=device
     )
 
 
@@ -123,39 +161,55 @@ def _encode(model: WorldModels2018, store: Store, progress: Progress) -> None:
 
     @torch.no_grad()
     def latents(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        image = torch.from_numpy(np.ascontiguousarray(rows["image"])).to(model.device)
+        image = torch.from_numpy(rows["image"].copy()).to(model.device)
         return {"latent": torch.cat(model.encode({"image": image}), -1).cpu().numpy()}
 
     box = Box((2 * model.config.latent,), -float("inf"), float("inf"))
     store.add_observations({"latent": box}, latents, progress=progress)
 
 
-def dream_starts(
-    model: WorldModels2018, episodes: Path
-) -> Callable[[int, torch.Generator], State]:
-    """Where dreams begin: the first frames of recorded episodes, as V sees them.
+@torch.no_grad()
+def moments(model: WorldModels2018, episodes: Path, count: int, seed: int) -> State:
+    """Where dreams begin: moments of recorded episodes, with what M remembers of them.
+
+    The paper begins every dream at a first frame. Late moments are the hard ones, and a short
+    dream from there teaches more than a long one from the start.
 
     Args:
         model: its V encoded the store.
         episodes: path of the store, with the modality 'latent'.
+        count: of moments.
+        seed: of their choice.
 
     Returns:
-        (n, generator) -> n states, drawn with replacement.
+        (count, ...) states, none of them within two steps of the end of its episode.
     """
-    store = Store.open(episodes)
-    first = torch.from_numpy(np.array(store.columns["obs.latent"][store.starts]))
+    loss = model.parts()[1].loss
+    sampler = _latents(episodes, 256, CONTEXT + 2, seed, model.device)
+    found: list[State] = []
+    while sum(map(len, (state.z for state in found))) < count:
+        batch = next(sampler)
+        states = tree.map(lambda x: x[:, CONTEXT], loss(batch, None).states)
+        goes_on = batch.mask[:, CONTEXT:].all(1) & ~batch.terminated[:, CONTEXT:].any(1)
+        found.append(tree.take(states, goes_on))
+    sampler.close()
+    return tree.take(tree.cat(found), slice(count))
+
+
+def among(pool: State) -> Callable[[int, torch.Generator], State]:
+    """(n, generator) -> n states of the pool, drawn with replacement."""
 
     def starts(n: int, generator: torch.Generator) -> State:
-        rows = torch.randint(len(first), (n,), generator=generator, device=generator.device)
-        mu, logvar = first[rows.cpu()].to(model.device).chunk(2, -1)
-        return model.observe(None, None, (mu, logvar), generator=generator)
+        rows = torch.randint(len(pool.z), (n,), generator=generator, device=generator.device)
+        return tree.take(pool, rows)
 
     return starts
 
 
 # -- Doom ----------------------------------------------------------------------------------------
 
-_SEES_FIREBALLS = {"bright_weight": 8.0, "vision_lr": 1e-3}
+# V must see fireballs, which are small and bright; M's done head must be a probability.
+_SEES = {"error_weight": 4.0, "bright_weight": 7.0, "done_weight": 4.0, "ended_weight": 1.0}
 
 
 def _doom_world(num_envs: int, seed: int) -> VectorEnv:
@@ -176,7 +230,7 @@ def _doom(
         environment="doom/take_cover",
         unit="tics survived",
         make=_doom_world,
-        explorer=SweepAgent(actions, 4, 40),
+        explorer=WanderAgent(actions),
         baselines={
             "random": RandomAgent(actions),
             "blind sweep, 24": SweepAgent(actions, 24, 24),
@@ -214,7 +268,7 @@ def _run(
                 game.make,
                 environment=game.environment,
                 unit=game.unit,
-                more={"dream": dreamed(model, controller, folder, effort.evolution)._asdict()},
+                more={"dream": dreamed(model, controller, folder, effort, seed)._asdict()},
             )
             return {who: score.score.value for who, score in scores.items()}
 
@@ -236,41 +290,45 @@ def _run(
     )
 
 
+@torch.no_grad()
 def dreamed(
     model: WorldModels2018,
     controller: Controller,
     folder: Path,
-    config: EvolutionConfig,
+    effort: Effort,
+    seed: int,
     *,
-    episodes: int = 256,
+    episodes: int = 100,
+    horizon: int = 525,
 ) -> Interval:
-    """What a controller scores in dreams that it was not evolved in (fresh randomness).
+    """What a controller scores in whole dreams, each from the first frame of an episode.
 
     Args:
         model: dreams.
         controller: acts.
-        folder: of the run, whose episodes give the starts.
-        config: of the evolution: horizon, discount, reward of a step survived.
-        episodes: dreams.
+        folder: of the run, whose episodes give the first frames.
+        effort: its evolution says what a step survived is worth, and the discount.
+        seed: of dreams that the controller was not evolved in.
+        episodes: dreams, at least 5.
+        horizon: steps after which a dream is cut, as the game is.
 
     Returns:
         Mean dreamed return with its 95% interval, in the world's units.
     """
-    alone = replace(config, episodes=episodes)
-    search = Evolution(model, controller, dream_starts(model, folder / "data"), alone)
-    generator = torch.Generator(model.device).manual_seed(config.seed + 1_000_000)
+    store = Store.open(folder / "data")
+    latent = torch.from_numpy(np.array(store.columns["obs.latent"][store.starts]))
+    generator = torch.Generator(model.device).manual_seed(1_000_000 + seed)
+    first = model.observe(None, None, latent.to(model.device).chunk(2, -1), generator=generator)
+    config = replace(effort.evolution, episodes=episodes, horizon=horizon)
+    search = Evolution(model, controller, among(first), config)
     return mean_interval(search.dream(controller.weights[None], generator)[0].cpu().numpy())
 
 
-def doom(
-    *,
-    seed: int = 0,
-    temperature: float = 1.15,
-    device: str = "cpu",
-) -> Run:
+def doom(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run:
     """Survive in the real TakeCover after living only in dreams: the paper's sizes.
 
-    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088.
+    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088. About 35 minutes
+    on one core.
 
     Args:
         seed: of everything.
@@ -278,23 +336,24 @@ def doom(
         device: where the model lives and dreams.
     """
     arguments = dict(locals())
-    config = replace(DOOM, temperature=temperature, **_SEES_FIREBALLS)
     effort = Effort(
-        episodes=1500,
+        episodes=5000,
+        vision=fading("vision", 1.5e-3, 3000, clip_norm=200.0),
         vision_updates=3000,
-        vision_batch=64,
-        memory_updates=2500,
+        vision_batch=32,
+        memory=fading("memory", 1.5e-3, 2000, clip_norm=1.0),
+        memory_updates=2000,
         memory_batch=64,
         memory_length=64,
-        generations=40,
-        evolution=EvolutionConfig(
-            population=32, episodes=16, horizon=525, survival=4.0, seed=seed
-        ),
+        generations=250,
+        evolution=_dreaming(seed, episodes=32),
+        components=128,
     )
+    config = replace(DOOM, temperature=temperature, **_SEES)
     return _doom("doom", config, effort, seed, device, arguments)
 
 
-def doom_quick(*, seed: int = 0, temperature: float = 1.15, device: str = "cpu") -> Run:
+def doom_quick(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run:
     """Dream in Doom within minutes: the demo. Thinner networks than the paper's.
 
     Args:
@@ -303,21 +362,35 @@ def doom_quick(*, seed: int = 0, temperature: float = 1.15, device: str = "cpu")
         device: where the model lives and dreams.
     """
     arguments = dict(locals())
-    thin = replace(DOOM, latent=32, hidden=128, vision_channels=16)
-    config = replace(thin, temperature=temperature, **_SEES_FIREBALLS)
     effort = Effort(
-        episodes=1000,
-        vision_updates=1500,
-        vision_batch=64,
-        memory_updates=1500,
+        episodes=2000,
+        vision=fading("vision", 2e-3, 2000, clip_norm=200.0),
+        vision_updates=2000,
+        vision_batch=32,
+        memory=fading("memory", 2e-3, 1200, clip_norm=1.0),
+        memory_updates=1200,
         memory_batch=64,
         memory_length=64,
-        generations=30,
-        evolution=EvolutionConfig(
-            population=32, episodes=16, horizon=525, survival=4.0, seed=seed
-        ),
+        generations=60,
+        evolution=_dreaming(seed, episodes=16),
+        components=64,
     )
+    thin = replace(DOOM, latent=32, hidden=256, vision_channels=16)
+    config = replace(thin, temperature=temperature, **_SEES)
     return _doom("doom_quick", config, effort, seed, device, arguments)
+
+
+def _dreaming(seed: int, episodes: int) -> EvolutionConfig:
+    """Short dreams from any moment of an episode; a step survived is four tics."""
+    return EvolutionConfig(
+        population=32,
+        episodes=episodes,
+        horizon=200,
+        weight_decay=0.0,
+        survival=4.0,
+        seed=seed,
+        precision="bf16",
+    )
 
 
 # -- CarRacing -----------------------------------------------------------------------------------
@@ -355,13 +428,16 @@ def car_racing(*, seed: int = 0, episodes: int = 200, device: str = "cpu") -> Ru
     controller = Controller(config.latent + config.hidden, actions).to(device)
     effort = Effort(
         episodes=episodes,
+        vision=Optim("vision", lr=1e-4),
         vision_updates=20_000,
         vision_batch=100,
+        memory=Optim("memory", lr=1e-3, lr_min=1e-5, clip_value=1.0),
         memory_updates=4000,
         memory_batch=32,
         memory_length=128,
         generations=100,
-        evolution=EvolutionConfig(64, 16, horizon=500, discount=0.99, seed=seed),
+        evolution=EvolutionConfig(64, 16, horizon=200, discount=0.99, seed=seed, precision="bf16"),
+        components=64,
     )
     name = "world_models_2018.car_racing"
     return _run(name, model, controller, game, effort, seed, arguments)
