@@ -1,4 +1,4 @@
-"""How long one generation of CMA-ES takes, dreams included: 64 candidates x 16 episodes x 500 steps.
+"""How long a generation of CMA-ES takes, dreams included: 64 candidates, 16 episodes, 500 steps.
 
     python benchmarks/evolution.py
 

@@ -154,7 +154,8 @@ class RandomAgent:
 class SweepAgent:
     """Walks to and fro without looking: the first action for a while, then the last, and again.
 
-    A baseline that no claim about vision may skip. The carry is (heading, decisions left), (B,) each.
+    A baseline that no claim about vision may skip. The carry is (heading, decisions left), (B,)
+    each.
 
     Args:
         actions: Discrete, with the two directions at its ends (left ... right).

@@ -89,12 +89,11 @@ class Loaded:
         Raises:
             MissingHead: if the model does not decode.
         """
-        decode = self.model.heads.decode
-        need(self.model.heads, "decode", what="Loaded.imagine")
+        (decode,) = need(self.model.heads, "decode", what="Loaded.imagine")
         state = self.model.observe(None, None, self.model.encode(obs), generator=generator)
         states = rollout(self.model, state, actions, generator=generator).states
         shape = (len(actions), actions.shape[1] + 1)
-        seen = decode(tree.flatten(states)) if decode is not None else {}
+        seen = decode(tree.flatten(states))
         return {name: x.unflatten(0, shape) for name, x in seen.items()}
 
     def evaluate(self, episodes: int = 100, *, seed: int = 1_000_000, num_envs: int = 8) -> Control:

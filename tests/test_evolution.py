@@ -1,4 +1,4 @@
-"""Evolution in a dream: the paper's weight counts, bins, batching, exact resume, and that it learns."""
+"""Evolution in a dream: weight counts, bins, batching, exact resume, and that it learns."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ class Line(WorldModel[Place]):
     """A point on a line, moved by the action; the nearer to 0 it stays, the likelier it lives."""
 
     card = Card("line", "Line", "oracle", "x", "none", "none", "none", (), (), "none")
-    observations = {"vector": Box((1,))}
-    actions = Discrete(3)
 
     def __init__(self, **heads):
         super().__init__()
+        self.observations, self.actions = {"vector": Box((1,))}, Discrete(3)
         self.lent = heads
 
     def encode(self, obs):

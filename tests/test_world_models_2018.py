@@ -16,9 +16,8 @@ from reverie.models.world_models_2018 import (
     State,
     WorldModels2018,
     WorldModels2018Config,
-    mixture_nll,
-    mixture_sample,
 )
+from reverie.nn.mixture import mixture_nll, mixture_sample
 
 IMAGE = {"image": Box((3, 64, 64), 0, 255, "uint8")}
 SMALL = dataclasses.replace(DOOM, latent=4, hidden=8, vision_channels=4)

@@ -49,7 +49,9 @@ class Controller(nn.Module):
         else:
             outputs = int(np.prod(actions.shape))
         self.actions, self.ordered, self.inputs, self.outputs = actions, ordered, inputs, outputs
-        self.weights = nn.Parameter(torch.zeros(outputs * (inputs + int(bias))), False)
+        self.weights = nn.Parameter(
+            torch.zeros(outputs * (inputs + int(bias))), requires_grad=False
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Actions (N, A) float or (N,) int64 of features (N, D)."""
@@ -84,8 +86,8 @@ def principal(features: Tensor, components: int) -> Tensor:
     """Directions in which to search for a linear map of features.
 
     Seen along them, features are uncorrelated, centred and of unit variance, and one more
-    direction is a bias: as near to 1 for every row as can be. A step of the search then changes what the
-    controller does by as much in any direction.
+    direction is a bias: as near to 1 for every row as can be. A step of the search then changes
+    what the controller does by as much in any direction.
 
     Args:
         features: (N, D) rows that a controller would see, N >= 2.
@@ -158,7 +160,9 @@ class Evolution:
         heads: Heads | None = None,
     ) -> None:
         heads = heads or model.heads
-        need(heads, "features", *(() if heads.reward else ("cont",)), what="Evolution")
+        self.features = need(heads, "features", what="Evolution")[0]
+        if heads.reward is None:
+            need(heads, "cont", what="Evolution")
         if config.population < 2:
             raise BadConfig(f"population must be at least 2, but it is {config.population}.")
         self.model, self.controller, self.starts = model, controller, starts
@@ -218,7 +222,7 @@ class Evolution:
         total = torch.zeros_like(alive)
 
         def act(state: Any, t: int) -> Tensor:
-            return self.controller.act(weights, heads.features(state).view(p, e, -1)).flatten(0, 1)
+            return self.controller.act(weights, self.features(state).view(p, e, -1)).flatten(0, 1)
 
         steps = unroll(self.model, state, act, config.horizon, generator=generator)
         with torch.autocast(weights.device.type, torch.bfloat16, config.precision == "bf16"):

@@ -126,21 +126,26 @@ _MEND = (
 )
 
 
-def need(heads: Heads, *names: str, what: str) -> None:
-    """Check at the door that a model has the heads that something asks for.
+def need(heads: Heads, *names: str, what: str) -> tuple[Callable[..., Any], ...]:
+    """Check at the door that a model has the heads that something asks for, and return them.
 
     Args:
         heads: of the model, lent ones included.
         names: field names of `Heads`.
         what: who asks, as the first word of the sentence.
 
+    Returns:
+        The heads, in the order of the names.
+
     Raises:
         MissingHead: naming who asks, what is missing, what the model has, and the mend.
     """
-    missing = [name for name in names if getattr(heads, name) is None]
+    found = {name: getattr(heads, name) for name in names}
+    missing = [name for name, head in found.items() if head is None]
     if missing:
         has = [n for n in Heads._fields if n != "owner" and getattr(heads, n) is not None]
         raise MissingHead(
             f"{what} needs {', '.join(missing)}; {heads.owner} has {', '.join(has) or 'no head'}. "
             + _MEND.format(missing[0])
         )
+    return tuple(found.values())

@@ -30,9 +30,10 @@ _PATHS: dict[str, dict[str, str]] = {
     },
     "oracle": {f"toy/{name}": f"reverie.envs.toy:ORACLES.{name}" for name in _TOYS},
     "recipe": {
-        "world_models_2018.doom": "reverie.recipes.world_models_2018:doom",
-        "world_models_2018.doom_quick": "reverie.recipes.world_models_2018:doom_quick",
-        "world_models_2018.car_racing": "reverie.recipes.world_models_2018:car_racing",
+        "world_models_2018.doom": "reverie.recipes.doom:doom",
+        "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",
+        "world_models_2018.doom_iterative": "reverie.recipes.doom:doom_iterative",
+        "world_models_2018.car_racing": "reverie.recipes.car_racing:car_racing",
     },
     "env": {},
 }

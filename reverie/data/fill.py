@@ -29,6 +29,7 @@ def fill(
     *,
     episodes: int,
     seed: int,
+    begin: int = 0,
     progress: Progress | None = None,
 ) -> None:
     """Collect into a store until it holds so many episodes; go on where an earlier call stopped.
@@ -42,6 +43,7 @@ def fill(
         agent: explores.
         episodes: that the store holds in the end.
         seed: of everything.
+        begin: episodes that were there before; another explorer's, say. They are kept.
         progress: told of the episodes that are over.
 
     Raises:
@@ -58,14 +60,15 @@ def fill(
         if not path.exists():
             Store.create(path, *spaces(env)).close()
         with Store.open(path, writable=True) as store:
-            store.truncate(len(store) // ROUND * ROUND)
-            bar = (progress or Silent()).task("collect", episodes, len(store))
-            with bar as task:
+            whole = (len(store) - begin) // ROUND
+            store.truncate(begin + whole * ROUND)
+            with (progress or Silent()).task("collect", episodes, len(store)) as task:
                 while len(store) < episodes:
                     count = min(ROUND, episodes - len(store))
-                    round_seed = seed * 1_000_003 + len(store) // ROUND
+                    round_seed = (seed << 32) + (begin << 12) + whole
                     for episode in collect(env, agent, episodes=count, seed=round_seed):
                         store.append(episode)
                         task.advance(1, steps=store.steps, length=len(episode))
+                    whole += 1
     finally:
         env.close()

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from reverie.agent import Agent
+from reverie.core.errors import BadData
 from reverie.data.collect import collect
 from reverie.data.episode import Episode
 from reverie.evaluate.statistics import Interval, mean_interval, wilson
@@ -87,8 +88,18 @@ def control(
 
 
 def from_episodes(name: str, episodes: list[Episode], seconds: float = 0.0) -> Control:
-    """The scores of episodes that were played already, rewards and success as they hold them."""
+    """The scores of episodes that were played already, rewards and success as they hold them.
+
+    Raises:
+        BadData: if an episode has no rewards.
+    """
     known = [episode.info.get("success") for episode in episodes]
     success = None if any(value is None for value in known) else tuple(bool(v) for v in known)
-    returns = tuple(float(np.sum(episode.reward)) for episode in episodes)
+    rewards = [episode.reward for episode in episodes if episode.reward is not None]
+    if len(rewards) < len(episodes):
+        raise BadData(
+            f"'{name}' was to be scored by its rewards, but {len(episodes) - len(rewards)} of its "
+            f"{len(episodes)} episodes have none. Score episodes that were played here."
+        )
+    returns = tuple(float(np.sum(reward)) for reward in rewards)
     return Control(name, returns, tuple(len(e) for e in episodes), success, seconds)

@@ -14,7 +14,6 @@ Letters: Z latent size, L LSTM size, K mixture components. mu, logvar: V's poste
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
+from reverie.nn.mixture import mixture_nll, mixture_sample
 
 SIZE = 64  # the paper's conv stack takes 64x64 and nothing else
-LEAST_LOG_STD = -5.0  # of a mixture component: a density must not run away
 
 
 @dataclass(frozen=True)
@@ -95,20 +94,18 @@ class Vision(nn.Module):
         )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior of frames.
-
-        Args:
-            image: (N, 3, 64, 64) in [0, 1].
-
-        Returns:
-            mu and logvar, (N, Z) each; logvar is clamped to [-10, 10].
-        """
+        """Posterior mu and logvar (clamped to [-10, 10]), (N, Z), of (N, 3, 64, 64) in [0, 1]."""
         x = self.encoder(image).flatten(1)
         return self.mu(x), self.logvar(x).clamp(-10, 10)
 
     def decode(self, z: Tensor) -> Tensor:
         """Frames in [0, 1], (N, 3, 64, 64), of latents (N, Z)."""
-        return self.decoder(self.expand(z)[:, :, None, None]).sigmoid()
+        first, *rest = self.decoder
+        x = self.expand(z) @ first.weight.flatten(1)  # type: ignore  # a deconvolution of 1x1
+        x = x.unflatten(1, first.weight.shape[1:]) + first.bias[:, None, None]  # type: ignore
+        for layer in rest:
+            x = layer(x)
+        return x.sigmoid()
 
 
 class Memory(nn.Module):
@@ -136,62 +133,11 @@ class Memory(nn.Module):
                 self.scalars["done"].bias.fill_(-4.0)  # endings are rare  # type: ignore
 
     def step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """One LSTM step; the gates lie in the order keep (forget), write (input), show (output).
-
-        Args:
-            projected: (B, 4L) `input` of [z, action (, restart)].
-            h: (B, L).
-            c: (B, L).
-
-        Returns:
-            The next h and c.
-        """
+        """The next h and c (B, L) of h, c and `input` of [z, action (, restart)] (B, 4L)."""
         gates = torch.addmm(projected, h, self.recurrent.weight.t())
         keep, write, show = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=-1)
         c = keep * c + write * _tanh(gates[:, 3 * self.hidden :])
         return show * _tanh(c), c
-
-
-def mixture_nll(raw: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood under one mixture of Gaussians per dimension.
-
-    Args:
-        raw: (..., 3, K, D) mixture logits, means, log standard deviations.
-        target: (..., D).
-
-    Returns:
-        (..., D) nats.
-
-    Source: Ha & Schmidhuber 2018, appendix A.2; Bishop 1994.
-    """
-    logit, mean, log_std = raw.unbind(-3)
-    log_std = log_std.clamp(min=LEAST_LOG_STD)
-    scaled = (target.unsqueeze(-2) - mean) * (-log_std).exp()
-    log_normal = -0.5 * (scaled * scaled) - log_std - 0.5 * math.log(2 * math.pi)
-    return -((logit + log_normal).logsumexp(-2) - logit.logsumexp(-2))
-
-
-def mixture_sample(raw: Tensor, z: tuple[Tensor, Tensor], temperature: float) -> Tensor:
-    """Draw from one mixture of Gaussians per dimension at a temperature.
-
-    Args:
-        raw: (B, 3, K, D) mixture logits, means, log standard deviations.
-        z: uniform in [0, 1) and standard normal, (B, D) each: the randomness itself.
-        temperature: divides the logits; the noise is multiplied by its square root.
-
-    Returns:
-        (B, D).
-
-    Source: Ha & Schmidhuber 2018, section 4.1 and appendix A.2.
-    """
-    uniform, normal = z
-    logit = raw[:, 0]
-    weight = ((logit - logit.amax(1, keepdim=True)) / temperature).exp()
-    edges = weight.cumsum(1)
-    component = (edges[:, :-1] <= (uniform * edges[:, -1])[:, None]).sum(1, keepdim=True)
-    mean = raw[:, 1].gather(1, component)[:, 0]
-    log_std = raw[:, 2].gather(1, component)[:, 0].clamp(min=LEAST_LOG_STD)
-    return mean + log_std.exp() * normal * math.sqrt(temperature)
 
 
 class WorldModels2018(WorldModel[State]):
@@ -232,19 +178,15 @@ class WorldModels2018(WorldModel[State]):
         self.observations = {"image": observations["image"]}
         self.actions = actions
         self.vision = Vision(config.latent, config.vision_channels)
-        self.memory = Memory(config, config.latent + self._action_size + self._restart)
-
-    @property
-    def _restart(self) -> int:
-        return int("done" in self.config.predicts)
+        self.memory = Memory(
+            config, config.latent + self._action_size + int("done" in config.predicts)
+        )
 
     @property
     def _action_size(self) -> int:
         if isinstance(self.actions, Discrete):
             return 1 if self.config.scalar_action else self.actions.n
         return int(self.actions.shape[0]) if isinstance(self.actions, Box) else 0
-
-    # -- the contract: encode, observe, predict, heads -------------------------------------------
 
     def encode(self, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """mu and logvar, (B, Z) each, of obs['image'] (B, 3, 64, 64) uint8 0..255."""
@@ -298,8 +240,12 @@ class WorldModels2018(WorldModel[State]):
             cont=(lambda n: (-scalars["done"](n.h)[:, 0]).sigmoid()) if "done" in scalars else None,
             decode=lambda s: {"image": self.vision.decode(s.z) * 255},
             embed=lambda s: s.z,
-            features=lambda s: torch.cat([getattr(s, n) for n in self.config.features], -1),
+            features=self.features,
         )
+
+    def features(self, state: State) -> Tensor:
+        """(B, D) what a controller reads: those of z, h and c that the config names."""
+        return torch.cat([getattr(state, name) for name in self.config.features], -1)
 
     def _remember(self, state: State, action: Tensor | None) -> tuple[Tensor, Tensor]:
         """The LSTM's (h, c) after feeding z and the action."""
@@ -314,15 +260,13 @@ class WorldModels2018(WorldModel[State]):
             action = (action.to(z.dtype) * (2 / (self.actions.n - 1)) - 1).unsqueeze(-1)
         elif isinstance(self.actions, Discrete):
             action = F.one_hot(action, self.actions.n).to(z.dtype)
-        restart = [first.to(z.dtype).unsqueeze(-1)] * self._restart
+        restart = [first.to(z.dtype).unsqueeze(-1)] * ("done" in self.config.predicts)
         return torch.cat([z, action, *restart], -1)
 
     def _mixture(self, hidden: Tensor) -> Tensor:
         """(..., 3, K, Z) mixture parameters of LSTM outputs (..., L)."""
         raw = self.memory.mixture(hidden)
         return raw.unflatten(-1, (3, self.config.mixtures, self.config.latent)).float()
-
-    # -- what learns -----------------------------------------------------------------------------
 
     def parts(self) -> tuple[Part, ...]:
         """V, then M on V's frozen latents. The optimizers are the paper's; see `Part._replace`."""
@@ -456,6 +400,5 @@ def default() -> WorldModels2018:
 
 def small() -> WorldModels2018:
     """The same wiring, thin: what `reverie check` runs."""
-    return WorldModels2018(
-        replace(DOOM, latent=4, hidden=8, vision_channels=4), _PIXELS, Discrete(3)
-    )
+    thin = replace(DOOM, latent=4, hidden=8, vision_channels=4)
+    return WorldModels2018(thin, _PIXELS, Discrete(3))
