@@ -19,14 +19,14 @@ EXTRAS := dev,all
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types results bench clean
+.PHONY: help demo test lint types results proofs bench clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/demo.stamp ## train V, M and C in ViZDoom, dream, wake up, and show the page
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/reverie train world_models_2018.doom_quick --seed $(SEED) --out $(RUN)
-	$(BIN)/reverie report $(RUN)
+	$(BIN)/reverie report $(RUN) --open
 
 test: lint types ## lint, types and the test suite
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -40,6 +40,9 @@ types: .venv/dev.stamp ## pyright on the package
 
 results: .venv/demo.stamp ## print the table of results/ and renew docs/results.md and README.md
 	$(BIN)/python scripts/results.py
+
+proofs: .venv/demo.stamp ## measure the learning claims again: hours; runs in runs/ are gone on with
+	@set -e; for claim in demo transfer temperature; do $(BIN)/python proofs/doom.py $$claim; done
 
 bench: .venv-bench/bench.stamp ## time the rivals beside us, in an environment of their own
 	@set -e; for file in $$(ls benchmarks/*.py | grep -v harness.py); do \

@@ -318,12 +318,18 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from reverie.evaluate import report
 
-    _say(f"The page is {report.write(options.run)}")
+    page = report.write(options.run)
+    _say(f"The page is {page}")
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _at_least(least: int) -> Callable[[str], int]:

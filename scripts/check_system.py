@@ -6,7 +6,7 @@ import shutil
 import sys
 
 OLDEST = (3, 11)
-GIGABYTES = 4
+GIGABYTES = 8
 
 
 def problems():
