@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
@@ -141,3 +142,23 @@ class Run:
         """The modules whose weights are the run's result, by name."""
         both = {"model": self.model, "behavior": self.behavior}
         return {name: module for name, module in both.items() if module is not None}
+
+
+def usable(device: str) -> torch.device:
+    """The device of that name, if torch can use it here.
+
+    Args:
+        device: as torch spells it: "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        BadConfig: if there is no such device.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0].rstrip(".")
+        raise BadConfig(
+            f"The device '{device}' was asked for, but torch cannot use it here ({reason}). "
+            "Choose device cpu."
+        ) from None
+    return torch.device(device)

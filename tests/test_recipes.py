@@ -18,7 +18,7 @@ from reverie.core.types import Box, Discrete, Optim
 from reverie.data.fill import ROUND, fill
 from reverie.data.store import Store
 from reverie.evaluate.judge import judge
-from reverie.models.world_models_2018 import DOOM, WorldModels2018
+from reverie.models.world_models_2018 import DOOM, PIXELS, WorldModels2018
 from reverie.progress import Silent
 from reverie.recipes import world_models_2018 as stages
 from reverie.train import train
@@ -33,7 +33,7 @@ def tiny(seed: int = 0, **arguments) -> stages.Setup:
     actions = Discrete(2)
     config = replace(DOOM, latent=4, hidden=8, vision_channels=4)
     torch.manual_seed(seed)
-    model = WorldModels2018(config, stages.PIXELS, actions)
+    model = WorldModels2018(config, PIXELS, actions)
     controller = Controller(20, actions, ordered=True, bias=False)
     game = stages.Game(
         environment="CartPole-v1",
@@ -120,6 +120,13 @@ def test_every_recipe_builds_and_names_its_stages(tmp_path):
         assert run.name == name
         json.dumps(dict(run.config))
         assert recipe(name)(**run.config).config == run.config
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    with pytest.raises(BadConfig, match="'cuda:99' was asked for, but torch cannot use it"):
+        recipe("world_models_2018.doom_quick")(device="cuda:99")
+    with pytest.raises(BadConfig, match="'gpu'"):
+        recipe("world_models_2018.car_racing")(device="gpu")
 
 
 def test_a_store_is_filled_the_same_however_often_it_is_cut(tmp_path):

@@ -167,10 +167,7 @@ class WorldModels2018(WorldModel[State]):
     )
 
     def __init__(
-        self,
-        config: WorldModels2018Config,
-        observations: dict[str, Space],
-        actions: Space | None,
+        self, config: WorldModels2018Config, observations: dict[str, Space], actions: Space | None
     ) -> None:
         super().__init__()
         _check(config, observations, actions)
@@ -178,9 +175,8 @@ class WorldModels2018(WorldModel[State]):
         self.observations = {"image": observations["image"]}
         self.actions = actions
         self.vision = Vision(config.latent, config.vision_channels)
-        self.memory = Memory(
-            config, config.latent + self._action_size + int("done" in config.predicts)
-        )
+        inputs = config.latent + self._action_size + int("done" in config.predicts)
+        self.memory = Memory(config, inputs)
 
     @property
     def _action_size(self) -> int:
@@ -390,15 +386,15 @@ def _check(
         raise BadConfig(f"temperature must be above 0, but it is {config.temperature}.")
 
 
-_PIXELS: dict[str, Space] = {"image": Box((3, SIZE, SIZE), 0, 255, "uint8")}
+PIXELS: dict[str, Space] = {"image": Box((3, SIZE, SIZE), 0, 255, "uint8")}
 
 
 def default() -> WorldModels2018:
     """The paper's Doom model, untrained."""
-    return WorldModels2018(DOOM, _PIXELS, Discrete(3))
+    return WorldModels2018(DOOM, PIXELS, Discrete(3))
 
 
 def small() -> WorldModels2018:
     """The same wiring, thin: what `reverie check` runs."""
     thin = replace(DOOM, latent=4, hidden=8, vision_channels=4)
-    return WorldModels2018(thin, _PIXELS, Discrete(3))
+    return WorldModels2018(thin, PIXELS, Discrete(3))

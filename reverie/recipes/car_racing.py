@@ -9,9 +9,9 @@ from reverie import envs
 from reverie.agent import BrownianAgent, RandomAgent
 from reverie.behaviors.evolution import Controller, EvolutionConfig
 from reverie.core.types import Box, Optim
-from reverie.models.world_models_2018 import WorldModels2018, WorldModels2018Config
-from reverie.recipes.world_models_2018 import PIXELS, Effort, Game, Setup, run_of
-from reverie.run import Run
+from reverie.models.world_models_2018 import PIXELS, WorldModels2018, WorldModels2018Config
+from reverie.recipes.world_models_2018 import Effort, Game, Setup, run_of
+from reverie.run import Run, usable
 
 
 def car_racing(*, seed: int = 0, episodes: int = 200, device: str = "cpu") -> Run:
@@ -31,7 +31,7 @@ def car_racing(*, seed: int = 0, episodes: int = 200, device: str = "cpu") -> Ru
     config = WorldModels2018Config(predicts=("reward",))
 
     def world(num_envs: int, seed: int) -> VectorEnv:
-        return envs.make("CarRacing-v3", num_envs, seed=seed, workers=min(num_envs, 2))
+        return envs.make("CarRacing-v3", num_envs, seed=seed, rows=(0, 84), workers=2)
 
     game = Game(
         environment="CarRacing-v3",
@@ -43,8 +43,8 @@ def car_racing(*, seed: int = 0, episodes: int = 200, device: str = "cpu") -> Ru
         num_envs=2,
     )
     torch.manual_seed(seed)
-    model = WorldModels2018(config, PIXELS, actions).to(device)
-    controller = Controller(config.latent + config.hidden, actions).to(device)
+    model = WorldModels2018(config, PIXELS, actions).to(usable(device))
+    controller = Controller(config.latent + config.hidden, actions).to(model.device)
     effort = Effort(
         episodes=episodes,
         vision=Optim("vision", lr=1e-4),

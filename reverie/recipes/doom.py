@@ -16,9 +16,9 @@ from reverie import envs
 from reverie.agent import RandomAgent, SweepAgent, WanderAgent
 from reverie.behaviors.evolution import Controller, EvolutionConfig
 from reverie.core.types import Discrete
-from reverie.models.world_models_2018 import DOOM, WorldModels2018, WorldModels2018Config
-from reverie.recipes.world_models_2018 import PIXELS, Effort, Game, Setup, fading, run_of
-from reverie.run import Run
+from reverie.models.world_models_2018 import DOOM, PIXELS, WorldModels2018, WorldModels2018Config
+from reverie.recipes.world_models_2018 import Effort, Game, Setup, fading, run_of
+from reverie.run import Run, usable
 
 ROWS = (52, 84)  # of 120: the far end of the room, where monsters and fireballs are
 
@@ -44,7 +44,7 @@ def _doom(
         baselines={"random": RandomAgent(actions), **sweeps},
         decisions=525,
     )
-    seed, device = arguments["seed"], arguments["device"]
+    seed, device = arguments["seed"], usable(arguments["device"])
     torch.manual_seed(seed)
     model = WorldModels2018(config, PIXELS, actions).to(device)
     width = config.latent + 2 * config.hidden

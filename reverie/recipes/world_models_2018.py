@@ -26,7 +26,7 @@ from reverie.agent import (
 from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig, principal
 from reverie.core import tree
 from reverie.core.model import Part
-from reverie.core.types import Box, Optim, Space
+from reverie.core.types import Box, Optim
 from reverie.data.fill import fill
 from reverie.data.sample import Sampler
 from reverie.data.store import Store
@@ -37,7 +37,6 @@ from reverie.models.world_models_2018 import State, WorldModels2018
 from reverie.progress import Progress
 from reverie.run import Run, Stage
 
-PIXELS: dict[str, Space] = {"image": Box((3, 64, 64), 0, 255, "uint8")}
 CONTEXT = 32  # steps that M has seen when a dream begins
 STARTS = 6000  # moments from which dreams begin
 JUDGED = 100  # real episodes for every score
