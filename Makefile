@@ -6,8 +6,8 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 JOBS ?= 2
-RUN ?= runs/demo
 SEED ?= 0
+RUN ?= runs/demo-$(SEED)
 
 BIN := .venv/bin
 BENCH := .venv-bench/bin
@@ -16,7 +16,9 @@ LOCKED := pyproject.toml constraints.txt
 # Every extra that the tests use.
 EXTRAS := dev,all
 
+# Tests run in several processes of one thread each; everything else has all cores.
 export OMP_NUM_THREADS ?= 1
+CORES := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types results proofs bench clean
@@ -25,7 +27,7 @@ help: ## these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/demo.stamp ## train V, M and C in ViZDoom, dream, wake up, and show the page
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/reverie train world_models_2018.doom_quick --seed $(SEED) --out $(RUN)
+	OMP_NUM_THREADS=$(CORES) $(BIN)/reverie train world_models_2018.doom_quick --seed $(SEED) --out $(RUN)
 	$(BIN)/reverie report $(RUN) --open
 
 test: lint types ## lint, types and the test suite
@@ -42,11 +44,13 @@ results: .venv/demo.stamp ## print the table of results/ and renew docs/results.
 	$(BIN)/python scripts/results.py
 
 proofs: .venv/demo.stamp ## measure the learning claims again: hours; runs in runs/ are gone on with
-	@set -e; for claim in demo transfer temperature; do $(BIN)/python proofs/doom.py $$claim; done
+	@set -e; for claim in demo transfer temperature; do \
+	  OMP_NUM_THREADS=$(CORES) $(BIN)/python proofs/doom.py $$claim; \
+	done
 
 bench: .venv-bench/bench.stamp ## time the rivals beside us, in an environment of their own
 	@set -e; for file in $$(ls benchmarks/*.py | grep -v harness.py); do \
-	  echo "== $$file"; OMP_NUM_THREADS=$$(nproc) $(BENCH)/python $$file; \
+	  echo "== $$file"; OMP_NUM_THREADS=$(CORES) $(BENCH)/python $$file; \
 	done
 
 clean: ## remove the environments and caches; runs and results stay

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from reverie.core import tree
 from reverie.core.errors import SpaceMismatch
 from reverie.core.model import WorldModel
 from reverie.core.types import Act, Box, Discrete, Space, check_obs
@@ -102,6 +103,9 @@ class PolicyAgent(Generic[S]):
             SpaceMismatch: if an observation that the model reads is missing or of another shape.
         """
         check_obs(obs, self._model.observations, (first.shape[0],))
+        device = self._model.device
+        obs, first = tree.to(obs, device), first.to(device)
+        generator = _on(generator, device)
         state, action = (None, None) if carry is None else carry
         h = self._model.encode(obs)
         state = self._model.observe(state, action, h, first=first, generator=generator)
@@ -110,6 +114,14 @@ class PolicyAgent(Generic[S]):
         else:
             action = self._policy(state)
         return (state, action), Act(action, {})
+
+
+def _on(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """A generator for the device: the given one, or one that is seeded from it."""
+    if generator is None or generator.device.type == device.type:
+        return generator
+    number = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(number)
 
 
 class RandomAgent:

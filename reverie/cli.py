@@ -21,6 +21,7 @@ from reverie.core.errors import BadConfig, BadData, ReverieError
 
 if TYPE_CHECKING:
     from reverie.data.store import Store
+    from reverie.loaded import Loaded
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -173,7 +174,7 @@ def _collect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, help="folder of the store; an existing one grows")
     parser.add_argument("--agent", type=Path, help="a run's folder; without it: random actions")
     parser.add_argument("--episodes", type=_at_least(1), default=100, help="default 100")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="default 0")
     parser.add_argument(
         "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
     )
@@ -184,27 +185,44 @@ def _collect(options: argparse.Namespace, rest: list[str]) -> None:
     from reverie import envs
     from reverie.agent import RandomAgent
     from reverie.data.collect import collect
+    from reverie.data.fill import mixed
     from reverie.progress import terminal
 
-    env = envs.make(options.env, options.num_envs, seed=options.seed, workers=options.workers)
+    loaded = _whose(options)
+    if loaded:
+        env = loaded.world(options.num_envs, options.seed)
+    else:
+        env = envs.make(options.env, options.num_envs, seed=options.seed, workers=options.workers)
     with contextlib.closing(env):
         observations, actions = envs.spaces(env)
-        agent = RandomAgent(actions)
-        if options.agent:
-            from reverie.loaded import load
-
-            agent = load(options.agent).agent
+        agent = loaded.agent if loaded else RandomAgent(actions)
         with _store(options.store, observations, actions) as store:
             collect(
                 env,
                 agent,
                 episodes=options.episodes,
-                seed=options.seed,
+                seed=mixed(options.seed, len(store)),  # more of the same would teach nothing
                 on_episode=store.append,
                 progress=terminal(),
             )
             total = len(store)
     _say(f"{options.episodes} episodes added to {options.store}: {total} in all.")
+
+
+def _whose(options: argparse.Namespace) -> Loaded | None:
+    """The run that is to act, in its own world: crops and sizes are the recipe's."""
+    if not options.agent:
+        return None
+    from reverie.loaded import load
+
+    loaded = load(options.agent)
+    if options.env != loaded.run.environment or options.workers:
+        raise BadConfig(
+            f"{options.agent} acts in {loaded.run.environment} as its recipe makes it; "
+            f"{options.env} with {options.workers} workers was asked for. "
+            f"Name {loaded.run.environment} and leave --workers out."
+        )
+    return loaded
 
 
 def _store(path: Path, observations: dict[str, Any], actions: Any) -> Store:
@@ -269,6 +287,11 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.recipe not in registry.names("recipe") and rest:
+        raise BadConfig(
+            f"`reverie train` takes the recipe's name first, then its options; "
+            f"'{options.recipe}' is no recipe. See `reverie list --recipes`."
+        )
     build = registry.recipe(options.recipe)
     import tyro
 
@@ -287,7 +310,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--episodes", type=_at_least(5), default=100, help="5 or more, default 100")
-    parser.add_argument("--seed", type=int, default=1_000_000, help="of the worlds")
+    parser.add_argument("--seed", type=_at_least(0), default=1_000_000, help="of the worlds")
+    parser.add_argument("--device", help="where the model acts; default: where it was trained")
     parser.add_argument(
         "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
     )
@@ -300,7 +324,7 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     from reverie.loaded import load
     from reverie.progress import Silent, terminal
 
-    loaded = load(options.run)
+    loaded = load(options.run, device=options.device)
     agents = {loaded.run.name: loaded.agent, **loaded.run.baselines}
     progress = Silent() if options.json else terminal()
     with contextlib.closing(loaded.world(options.num_envs, options.seed)) as env:

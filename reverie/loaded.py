@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from reverie import checkpoint
 from reverie.agent import Agent
 from reverie.core import registry, tree
-from reverie.core.errors import BadConfig
+from reverie.core.errors import BadCheckpoint, BadConfig
 from reverie.core.model import WorldModel, need
 from reverie.core.types import Act
 from reverie.evaluate.control import Control, control
@@ -60,7 +60,13 @@ class Loaded:
         return self.run.agent
 
     def act(
-        self, carry: Any, obs: dict[str, Tensor], first: Tensor, *, explore: bool = False
+        self,
+        carry: Any,
+        obs: dict[str, Tensor],
+        first: Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
     ) -> tuple[Any, Act]:
         """Choose actions for B worlds; begin with ``carry = loaded.agent.initial(B)``.
 
@@ -69,8 +75,9 @@ class Loaded:
             obs: (B, ...) each modality; images uint8 0..255.
             first: (B,) bool: rows where an episode begins.
             explore: act as while collecting.
+            generator: of all randomness; None: torch's default one.
         """
-        return self.agent.act(carry, obs, first, explore=explore)
+        return self.agent.act(carry, obs, first, explore=explore, generator=generator)
 
     @torch.no_grad()
     def imagine(
@@ -90,6 +97,7 @@ class Loaded:
             MissingHead: if the model does not decode.
         """
         (decode,) = need(self.model.heads, "decode", what="Loaded.imagine")
+        obs, actions = tree.to(obs, self.model.device), actions.to(self.model.device)
         state = self.model.observe(None, None, self.model.encode(obs), generator=generator)
         states = rollout(self.model, state, actions, generator=generator).states
         shape = (len(actions), actions.shape[1] + 1)
@@ -124,11 +132,12 @@ class Loaded:
         return self.run.world(num_envs, seed)
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path, *, device: str | None = None) -> Loaded:
     """A trained run.
 
     Args:
         folder: of the run, as `reverie train` made it.
+        device: where its modules go; None: where they were trained.
 
     Raises:
         BadCheckpoint: if there is no run, it was not trained yet, or its weights do not fit.
@@ -136,7 +145,16 @@ def load(folder: str | Path) -> Loaded:
     """
     folder = Path(folder)
     said = describe(folder)
-    run = registry.recipe(said["name"])(**said["config"])
+    checkpoints = folder / "checkpoint"
+    state = checkpoint.load(checkpoints)
+    if state["index"] < len(state["stages"]):
+        raise BadCheckpoint(
+            f"The run in {folder} was to be loaded, but it stands in stage "
+            f"'{state['stages'][state['index']]}' of {', '.join(state['stages'])}. "
+            "Train it to the end: the same command goes on where it stopped."
+        )
+    elsewhere = {} if device is None else {"device": device}
+    run = registry.recipe(said["name"])(**{**said["config"], **elsewhere})
     checkpoint.load_weights(folder, **run.modules)
     for module in run.modules.values():
         module.eval()

@@ -91,7 +91,7 @@ class Stage:
     collect_every: int = 1
     evaluate: Callable[[int], Mapping[str, float]] | None = None
     evaluate_every: int = 1000
-    finish: Callable[[], Mapping[str, float]] | None = None
+    finish: Callable[[Progress], Mapping[str, float]] | None = None
     log_every: int = 50
 
     def __post_init__(self) -> None:

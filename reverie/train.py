@@ -222,7 +222,7 @@ class _Session:
         """End the stage: last scores, the model's file, a checkpoint that begins the next."""
         if self.stage.finish is not None:
             with self.aside("finish"):
-                scores = self.stage.finish()
+                scores = self.stage.finish(self.progress)
             self.write("finish", scores)
         extra = {k: m for k, m in self.run.modules.items() if k != "model"}
         checkpoint.save_model(self.folder, self.run.model, extra)

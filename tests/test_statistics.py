@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from reverie.core.errors import BadData
-from reverie.evaluate.statistics import Interval, mean_interval, ratio_interval, wilson
+from reverie.evaluate.statistics import (
+    Interval,
+    mean_interval,
+    ratio_interval,
+    seeds_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,25 @@ def test_ratio_interval_of_large_samples_follows_the_delta_method():
     assert found.value == pytest.approx(ratio)
     assert found.low == pytest.approx(ratio * (1 - 1.96 * relative), rel=0.002)
     assert found.high == pytest.approx(ratio * (1 + 1.96 * relative), rel=0.002)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Three seeds of constant returns: the interval is that of the mean of 3 of 3 seeds.
+
+    Of the 27 equally likely picks of 0, 3 and 6, one has mean 0 and three have mean 1, so the
+    2.5% quantile of the mean is 0 and the 97.5% quantile is 6.
+    """
+    found = seeds_interval([np.full(9, value) for value in (0.0, 3.0, 6.0)])
+    assert found == (3.0, 0.0, 6.0)
+    alike = np.random.default_rng(0).normal(10, 1, (3, 100))
+    found, pooled = seeds_interval(list(alike)), mean_interval(alike.ravel())
+    assert found.value == pytest.approx(pooled.value)
+    assert found.high - found.low >= pooled.high - pooled.low
+
+
+def test_one_seed_is_no_interval_over_seeds():
+    with pytest.raises(BadData, match="at least 2 seeds, but got 1"):
+        seeds_interval([np.arange(9)])
 
 
 def test_equal_values_give_a_point_and_the_seed_decides():

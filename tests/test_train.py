@@ -251,7 +251,7 @@ def test_rows_are_means_and_everything_comes_when_it_is_due(tmp_path):
         collect_every=3,
         evaluate=lambda update: {"at": update},
         evaluate_every=5,
-        finish=lambda: {"end": 1},
+        finish=lambda _: {"end": 1},
         log_every=4,
     )
     train(run, tmp_path, progress=Silent())

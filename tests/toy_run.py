@@ -238,7 +238,7 @@ def make_run(folder: Path, updates: int = 20) -> Run:
                 evaluate_every=10,
                 log_every=4,
             ),
-            Stage("look", finish=lambda: score(0)),
+            Stage("look", finish=lambda _: score(0)),
             Stage(
                 "memory",
                 updates,
@@ -252,7 +252,7 @@ def make_run(folder: Path, updates: int = 20) -> Run:
                 lambda: Climb(behavior),
                 evaluate=score,
                 evaluate_every=9,
-                finish=lambda: {**score(7), "nothing": float("nan")},
+                finish=lambda _: {**score(7), "nothing": float("nan")},
                 log_every=1,
             ),
         ),

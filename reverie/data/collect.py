@@ -39,7 +39,7 @@ def collect(
 
     Exactly `episodes` are started and all of them are waited for, so short ones are not
     preferred. Each `info` has the seed of the collection, the episode's index in order of
-    starting, its return, and `success` where the world says so: whether it held at any step.
+    starting, its return, and `success` where the world says so after the last step.
 
     Args:
         env: N worlds; `metadata["autoreset_mode"]` is DISABLED.
@@ -153,7 +153,7 @@ class _Trace:
         info = {"seed": seed, "index": self._index, "return": float(np.sum(reward))}
         said = [bool(s) for s in success if s is not None]
         if said:
-            info["success"] = any(said)
+            info["success"] = said[-1]
         return Episode(
             obs={name: np.stack(values) for name, values in self._obs.items()},
             action=np.stack(action),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from reverie.data.collect import collect
@@ -18,6 +19,15 @@ from reverie.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from reverie.agent import Agent
+
+
+def mixed(*numbers: int) -> int:
+    """One seed, below 2**31, of several numbers: near seeds give no near ones.
+
+    Worlds seed their rows with seed, seed + 1, ...; rounds that did the same would share games.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
 
 ROUND = 64  # episodes collected with one seed, appended together
 
@@ -65,7 +75,7 @@ def fill(
             with (progress or Silent()).task("collect", episodes, len(store)) as task:
                 while len(store) < episodes:
                     count = min(ROUND, episodes - len(store))
-                    round_seed = (seed << 32) + (begin << 12) + whole
+                    round_seed = mixed(seed, begin, whole)
                     for episode in collect(env, agent, episodes=count, seed=round_seed):
                         store.append(episode)
                         task.advance(1, steps=store.steps, length=len(episode))

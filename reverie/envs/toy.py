@@ -312,6 +312,7 @@ class TwoRooms(ToyWorld):
         self._observe, self._random_door, self._task = tuple(observe), door == "random", task
         self.position = np.zeros((num_envs, 2))
         self.goal = np.zeros((num_envs, 2))
+        self._reached = np.zeros(num_envs, dtype=bool)  # at some step of the episode
         self.door = np.full(num_envs, rules.DOOR)
         self._wall = np.zeros((num_envs, rules.ROOM, rules.ROOM), dtype=np.uint8)
         self._goal_image = np.zeros((num_envs, *picture.shape), dtype=np.uint8)
@@ -322,6 +323,7 @@ class TwoRooms(ToyWorld):
         if self._task != "any":
             right[1] = right[0] ^ (self._task == "cross")
         self.position[rows], self.goal[rows] = self._places(right[0]), self._places(right[1])
+        self._reached[rows] = False
         if self._random_door:
             self.door[rows] = self._random.uniform(rules.DOOR_LOW, rules.DOOR_HIGH, count)
         self._wall[rows] = rules.draw_wall(np, self.door[rows])
@@ -336,7 +338,9 @@ class TwoRooms(ToyWorld):
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         self.position = rules.slide(np, self.position, action, self.door)
-        return self._success().astype(np.float64), False
+        there = np.square(self.position - self.goal).sum(1) <= rules.REACH**2
+        self._reached |= there
+        return there.astype(np.float64), False
 
     def _see(self) -> dict[str, np.ndarray]:
         makers = {
@@ -349,7 +353,7 @@ class TwoRooms(ToyWorld):
         return {name: makers[name]() for name in self._observe}
 
     def _success(self) -> np.ndarray:
-        return np.square(self.position - self.goal).sum(1) <= rules.REACH**2
+        return self._reached.copy()
 
     def _picture(self, position: np.ndarray, wall: np.ndarray) -> np.ndarray:
         """(N, 3, 32, 32) uint8: the dot in red, the wall in green and blue."""

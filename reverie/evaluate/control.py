@@ -76,7 +76,7 @@ def control(
         env: as `reverie.envs.make` gives it.
         agent: anything that acts.
         episodes: started and finished, at least 5.
-        seed: of the worlds and of the agent; equal seeds give paired starts.
+        seed: of the worlds and of the agent.
         progress: shows a bar if given.
 
     Returns:

@@ -1,13 +1,14 @@
 """What a trained agent is worth in the real world, beside its baselines: `evaluation.json`.
 
-All agents play from the same seeds, so their starts are paired. Some episodes of the trained
-agent are kept in a store, for films. Imports core, agent, data, and what stands beside it.
+All agents play worlds of the same seeds. Some episodes of the trained agent are kept in a store,
+for films. Imports core, agent, data, and what stands beside it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from reverie.data.store import Store
 from reverie.envs import spaces
 from reverie.evaluate.control import Control, from_episodes
 from reverie.evaluate.statistics import LEAST
-from reverie.progress import Progress, Silent
+from reverie.progress import Progress
 
 EVALUATION = "evaluation.json"
 PLAYED = "played"  # a store beside it: episodes of the trained agent
@@ -67,15 +68,17 @@ def judge(
             f"judge was asked for {len(agents)} agents and {episodes} episodes. "
             f"Give at least one agent and {LEAST} episodes."
         )
-    progress = progress or Silent()
     scores: dict[str, Control] = {}
     env = world(num_envs, seed)
     try:
         for name, agent in agents.items():
-            played = collect(env, agent, episodes=episodes, seed=seed, explore=False)
+            began = time.perf_counter()
+            played = collect(
+                env, agent, episodes=episodes, seed=seed, explore=False, progress=progress
+            )
             if not scores:
                 _keep(folder / PLAYED, env, played[:_KEPT])
-            scores[name] = from_episodes(name, played)
+            scores[name] = from_episodes(name, played, time.perf_counter() - began)
     finally:
         env.close()
     value = {

@@ -182,8 +182,7 @@ def _cell(x: Interval, unit: str = "", scale: float = 1) -> str:
 def _facts(run: RunFolder) -> list[str]:
     """Command, recipe, seed, stages with their time, config, versions."""
     about = run.about
-    default = f"reverie train {about.get('name')} --seed {about.get('seed')}"
-    command = about.get("command") or default
+    command = " ".join([f"reverie train {about.get('name')}", *_options(about)])
     rows = [
         ("recipe", about.get("name")),
         ("seed", about.get("seed")),
@@ -204,6 +203,12 @@ def _facts(run: RunFolder) -> list[str]:
         else "",
         page.details("Versions", page.facts(versions)) if versions else "",
     ]
+
+
+def _options(about: Mapping[str, Any]) -> list[str]:
+    """The recipe's arguments as words of the command line."""
+    known = {"seed": about.get("seed"), **dict(_flat(about.get("config") or {}))}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in known.items()]
 
 
 def _model_facts(run: RunFolder) -> list[tuple[str, str]]:
@@ -300,7 +305,13 @@ def _temperature(run: RunFolder) -> str:
     except BadData:
         return ""  # the section of the scores says so
     if not sweep:
-        return ""  # this recipe has none
+        return page.section(
+            "Temperature",
+            page.text(
+                "Dreams of other temperatures were not tried in this run. "
+                "`python proofs/doom.py temperature` tries five in the demo's."
+            ),
+        )
     return page.section("Temperature", *_guarded(lambda: _sweep(run, sweep)))
 
 

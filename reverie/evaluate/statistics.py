@@ -6,6 +6,7 @@ interval that nobody should trust is worse than none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,45 @@ def mean_interval(
     if np.ptp(values) == 0:
         return Interval(mean, mean, mean)
     return _bootstrap((values,), np.mean, mean, level, resamples, seed)
+
+
+def seeds_interval(
+    groups: Sequence[ArrayLike], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """The mean over training seeds with a two-level bootstrap interval.
+
+    Seeds are resampled, then the episodes of each: how much trainings differ counts, not only how
+    much episodes do.
+
+    Args:
+        groups: for each training seed, (n,) values of its episodes, n >= 5; at least 2 seeds.
+        level: of confidence, in (0, 1).
+        resamples: bootstrap draws.
+        seed: of the draws.
+
+    Returns:
+        The mean of the seeds' means and its percentile interval.
+
+    Raises:
+        BadData: if there are too few seeds or episodes, or a value is not finite.
+
+    Source:
+        Davison & Hinkley 1997, section 3.8 (hierarchical data).
+    """
+    if len(groups) < 2:
+        raise BadData(
+            f"seeds_interval needs at least 2 seeds, but got {len(groups)}. Train more of them."
+        )
+    values = [_values("seeds_interval", group) for group in groups]
+    random = np.random.default_rng(seed)
+    drawn = np.zeros(resamples)
+    for _ in values:
+        means = [g[random.integers(len(g), size=(resamples, len(g)))].mean(1) for g in values]
+        drawn += np.stack(means)[random.integers(len(values), size=resamples), range(resamples)]
+    drawn /= len(values)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    mean = float(np.mean([g.mean() for g in values]))
+    return Interval(mean, min(mean, float(low)), max(mean, float(high)))
 
 
 def ratio_interval(

@@ -200,12 +200,11 @@ class WorldModels2018(WorldModel[State]):
         """Step the LSTM by the action, then sample z from what V saw. See `WorldModel.observe`."""
         mu, logvar = h
         z = _sample(mu, logvar, generator)
-        if state is None or action is None:
+        if state is None:
             blank = mu.new_zeros(len(mu), self.config.hidden)
             return State(z, blank, blank, torch.ones(len(mu), dtype=torch.bool, device=mu.device))
         hidden, cell = self._remember(state, action)
-        if first is None:
-            first = torch.zeros(len(mu), dtype=torch.bool, device=mu.device)
+        first = torch.zeros_like(state.first) if first is None else first
         keep = (~first)[:, None].to(hidden.dtype)
         return State(z, hidden * keep, cell * keep, first)
 
@@ -306,11 +305,9 @@ class WorldModels2018(WorldModel[State]):
         weights = {"done": self.config.done_weight}
         if "done" in self.config.predicts:
             logit = self.memory.scalars["done"](after)[..., 0]
-            weight = logit.new_tensor(self.config.ended_weight)
+            weight = self.config.ended_weight
             ended = batch.terminated.to(logit.dtype)
-            loss = F.binary_cross_entropy_with_logits(
-                logit, ended, pos_weight=weight, reduction="none"
-            )
+            loss = -(weight * ended * F.logsigmoid(logit) + (1 - ended) * F.logsigmoid(-logit))
             terms["done"] = _masked_mean(loss, mask)
         if "reward" in self.config.predicts and batch.reward is not None:
             guess = self.memory.scalars["reward"](after)[..., 0]
@@ -376,6 +373,8 @@ def _check(
             "World Models (2018) predicts under actions, but the world has none. "
             "Choose a school that learns from video alone (see `reverie list`)."
         )
+    if config.scalar_action and isinstance(actions, Discrete) and actions.n < 2:
+        raise BadConfig("scalar_action needs at least 2 actions on a line, but there is 1.")
     unknown = set(config.predicts) - {"reward", "done"} | set(config.features) - {"z", "h", "c"}
     if unknown:
         raise BadConfig(

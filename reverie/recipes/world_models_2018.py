@@ -108,7 +108,7 @@ class Setup:
 
         def explore(state: State, generator: torch.Generator | None) -> Tensor:
             any_ = actions.act(None, {}, state.first, generator=generator)[1].action
-            dice = torch.rand(len(any_), generator=generator) < EPSILON
+            dice = torch.rand(len(any_), generator=generator, device=any_.device) < EPSILON
             return torch.where(dice.view(-1, *(1,) * (any_.dim() - 1)), any_, act(state))
 
         return PolicyAgent(model, act, explore=explore)
@@ -217,7 +217,7 @@ def evolution(setup: Setup, data: Path) -> Evolution:
     return Evolution(setup.model, setup.controller, among(pool), config, basis=basis)
 
 
-def _judge(setup: Setup, folder: Path) -> dict[str, float]:
+def _judge(setup: Setup, folder: Path, progress: Progress) -> dict[str, float]:
     """Play the real game beside the baselines, and whole dreams."""
     game = setup.game
     scores = judge(
@@ -228,6 +228,7 @@ def _judge(setup: Setup, folder: Path) -> dict[str, float]:
         unit=game.unit,
         episodes=JUDGED,
         num_envs=game.num_envs,
+        progress=progress,
         more={"dream": dreamed(setup, folder / "data")._asdict()},
     )
     return {who: score.score.value for who, score in scores.items()}
@@ -309,6 +310,7 @@ def dreamed(setup: Setup, data: Path, *, episodes: int = 100) -> Interval:
     mu, logvar = latent.to(model.device).chunk(2, -1)
     generator = torch.Generator(model.device).manual_seed(1_000_000 + setup.seed)
     first = model.observe(None, None, (mu, logvar), generator=generator)
-    config = replace(setup.effort.evolution, episodes=episodes, horizon=setup.game.decisions)
+    evolution, horizon = setup.effort.evolution, setup.game.decisions
+    config = replace(evolution, episodes=episodes, horizon=horizon, discount=1.0)
     search = Evolution(model, setup.controller, among(first), config)
     return mean_interval(search.dream(setup.controller.weights[None], generator)[0].cpu().numpy())
