@@ -81,3 +81,13 @@ def test_random_agent_is_uniform_over_its_space(generator):
     assert act.action.min() >= -1 and act.action.max() <= 3
     np.testing.assert_allclose(act.action.mean(0), 1.0, atol=0.05)
     np.testing.assert_allclose(act.action.std(0), 4 / 12**0.5, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_a_model_on_an_accelerator_acts_on_what_the_cpu_saw():
+    model = ORACLES["linear_gaussian"]().to("cuda")
+    agent = PolicyAgent(model, lambda s: s.mean[:, :1])
+    seen, first = {"vector": torch.tensor([[0.3], [0.8]])}, torch.tensor([True, True])
+    generator = torch.Generator().manual_seed(0)
+    _, act = agent.act(agent.initial(2), seen, first, generator=generator)
+    assert act.action.device.type == "cuda"

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from reverie import cli
+import reverie
+from reverie import checkpoint, cli
 from reverie.core import registry
-from reverie.core.errors import BadData
+from reverie.core.errors import BadCheckpoint, BadData
 from reverie.core.types import Box, Discrete
 from reverie.data.episode import Episode
 from reverie.data.store import Store
@@ -334,6 +336,27 @@ class TestRun:
         dream = loaded.imagine(obs, torch.zeros(2, 4, dtype=torch.int64))
         assert dream["image"].shape == (2, 5, 3, 64, 64)
 
+    def test_the_loaded_run_is_evaluated_in_its_own_world(self, folder):
+        found = reverie.load(folder).evaluate(5, num_envs=2)
+        assert len(found.returns) == 5
+        assert max(found.lengths) <= 8
+
+    def test_a_run_that_stopped_early_is_not_loaded(self, folder, tmp_path):
+        stopped = tmp_path / "stopped"
+        shutil.copytree(folder, stopped)
+        state = checkpoint.load(stopped / "checkpoint")
+        checkpoint.save(stopped / "checkpoint", {**state, "index": 0})
+        with pytest.raises(BadCheckpoint, match="it stands in stage 'rest' of rest"):
+            reverie.load(stopped)
+
+    def test_its_agent_collects_in_the_runs_own_world(self, capsys, folder, tmp_path):
+        words = [str(tmp_path / "s"), "--agent", str(folder), "--episodes", "3", "--num-envs", "2"]
+        code, _, err = run(capsys, "collect", "CartPole-v1", *words)
+        assert code == 2
+        assert "acts in a dream as its recipe makes it; CartPole-v1" in err
+        assert run(capsys, "collect", "a dream", *words)[0] == 0
+        assert max(Store.open(tmp_path / "s").lengths) <= 8
+
     def test_too_few_episodes_are_refused(self, capsys, folder):
         code, _, err = run(capsys, "eval", str(folder), "--episodes", "4")
         assert code == 2
@@ -376,5 +399,6 @@ def tiny(*, seed: int = 0):
         agent=PolicyAgent(model, lambda state: controller(model.heads.features(state))),
         baselines={"random": RandomAgent(actions)},
         world=lambda num_envs, seed: Dream(true, start, num_envs, time_limit=8, seed=seed),
+        environment="a dream",
         config={"seed": seed},
     )
