@@ -75,7 +75,8 @@ def results(folder):
 
 def test_two_rounds_from_collecting_to_the_judge(tmp_path):
     setup = tiny()
-    train(stages.run_of(setup, rounds=2), tmp_path, progress=Silent())
+    setup = replace(setup, effort=replace(setup.effort, rounds=2, again=4))
+    train(stages.run_of(setup), tmp_path, progress=Silent())
     seen = list(dict.fromkeys(row["stage"] for row in results(tmp_path)))
     assert seen == ["vision", "memory", "controller", "memory-2", "controller-2", "judge"]
     value = json.loads((tmp_path / "evaluation.json").read_text())
@@ -83,13 +84,13 @@ def test_two_rounds_from_collecting_to_the_judge(tmp_path):
     assert all(len(score["returns"]) == 5 for score in value["scores"])
     assert 0 <= value["dream"]["low"] <= value["dream"]["value"] <= value["dream"]["high"]
     with Store.open(tmp_path / "data") as store:
-        assert len(store) == 12
+        assert len(store) == 10
         assert set(store.observations) == {"image", "latent"}
         latent = store.columns["obs.latent"]
         image = torch.from_numpy(np.array(store.columns["obs.image"][-3:]))
     with torch.no_grad():
         again = torch.cat(setup.model.encode({"image": image}), -1)
-    np.testing.assert_allclose(latent[-3:], again.numpy(), atol=1e-4)
+    np.testing.assert_allclose(latent[-3:], again.numpy(), atol=2e-2)  # encoded in bf16
     assert len(Store.open(tmp_path / "played")) == 5
 
 

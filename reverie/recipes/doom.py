@@ -132,7 +132,8 @@ def doom_iterative(
     Source:
         Ha & Schmidhuber 2018, section 5, "Iterative training procedure".
     """
-    return run_of(quick("doom_iterative", dict(locals())), rounds)
+    setup = quick("doom_iterative", dict(locals()))
+    return run_of(replace(setup, effort=replace(setup.effort, rounds=rounds, again=1000)))
 
 
 def _dreaming(seed: int, episodes: int) -> EvolutionConfig:

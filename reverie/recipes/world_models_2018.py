@@ -47,7 +47,7 @@ EPSILON = 0.1  # of C's decisions are random while it collects
 class Effort:
     """How much of everything: what makes a recipe quick or thorough."""
 
-    episodes: int  # collected for V and M
+    episodes: int  # that the explorer collects for V and M
     vision: Optim
     vision_updates: int
     vision_batch: int  # frames
@@ -58,6 +58,8 @@ class Effort:
     generations: int
     evolution: EvolutionConfig
     components: int  # principal components of the features along which C is searched
+    rounds: int = 1  # of the iterative procedure; 1: C never collects
+    again: int = 0  # episodes that C collects in each later round
 
 
 def fading(name: str, lr: float, updates: int, clip_norm: float) -> Optim:
@@ -114,18 +116,18 @@ class Setup:
         return PolicyAgent(model, act, explore=explore)
 
 
-def run_of(setup: Setup, rounds: int = 1) -> Run:
+def run_of(setup: Setup) -> Run:
     """The run that a recipe returns.
 
     Args:
         setup: the model, the game and the effort.
-        rounds: of the iterative procedure; 1: C never collects.
     """
     setup.model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     game = setup.game
 
     def stages(folder: Path) -> tuple[Stage, ...]:
-        again = [stage for k in range(2, rounds + 1) for stage in _again(setup, folder, k)]
+        later = range(2, setup.effort.rounds + 1)
+        again = [stage for k in later for stage in _again(setup, folder, k)]
         return (
             *_first(setup, folder),
             *again,
@@ -174,14 +176,15 @@ def _again(setup: Setup, folder: Path, k: int) -> tuple[Stage, ...]:
 
 
 def _collect(setup: Setup, data: Path, agent: Agent, k: int, progress: Progress) -> None:
-    """Fill the store up to k rounds of episodes."""
-    episodes, make = setup.effort.episodes, partial(setup.game.make, setup.game.num_envs)
+    """Fill the store up to the episodes of k rounds."""
+    effort, make = setup.effort, partial(setup.game.make, setup.game.num_envs)
+    begin = 0 if k == 1 else effort.episodes + (k - 2) * effort.again
+    episodes = effort.episodes + (k - 1) * effort.again
     if data.exists():
         with Store.open(data, writable=True) as store:
-            if "latent" in store.observations and len(store) < k * episodes:
+            if "latent" in store.observations and len(store) < episodes:
                 store.drop_observations("latent")
-    begin = (k - 1) * episodes
-    fill(data, make, agent, episodes=k * episodes, seed=setup.seed, begin=begin, progress=progress)
+    fill(data, make, agent, episodes=episodes, seed=setup.seed, begin=begin, progress=progress)
 
 
 def _memory(setup: Setup, data: Path, name: str) -> Stage:
@@ -251,7 +254,9 @@ def _encode(model: WorldModels2018, store: Store, progress: Progress) -> None:
     @torch.no_grad()
     def latents(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         image = torch.from_numpy(rows["image"].copy()).to(model.device)
-        return {"latent": torch.cat(model.encode({"image": image}), -1).cpu().numpy()}
+        with torch.autocast(model.device.type, torch.bfloat16):
+            mu, logvar = model.encode({"image": image})
+        return {"latent": torch.cat([mu, logvar], -1).float().cpu().numpy()}
 
     box = Box((2 * model.config.latent,), -float("inf"), float("inf"))
     store.add_observations({"latent": box}, latents, progress=progress)
