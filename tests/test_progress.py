@@ -99,6 +99,7 @@ def test_bars_let_go_of_the_screen_after_an_error():
     assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
 
 
-def test_silence():
+def test_silence(capfd):
     with Silent().task("x", 3) as task:
         task.advance(3, loss=1.0)
+    assert capfd.readouterr() == ("", "")

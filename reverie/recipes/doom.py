@@ -56,7 +56,7 @@ def _doom(
 def doom(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run:
     """Survive in the real TakeCover after living only in dreams: the paper's sizes.
 
-    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088. About 35 minutes
+    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088. About 30 minutes
     on one core.
 
     Args:
@@ -74,7 +74,7 @@ def doom(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run
         memory_updates=2000,
         memory_batch=64,
         memory_length=64,
-        generations=250,
+        generations=100,
         evolution=_dreaming(seed, episodes=32),
         components=128,
     )
