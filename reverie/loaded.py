@@ -142,6 +142,7 @@ def load(folder: str | Path, *, device: str | None = None) -> Loaded:
     Raises:
         BadCheckpoint: if there is no run, it was not trained yet, or its weights do not fit.
         UnknownName: if its recipe is not registered here.
+        BadConfig: if a device is named that torch cannot use here, or that the recipe cannot take.
     """
     folder = Path(folder)
     said = describe(folder)
@@ -152,6 +153,11 @@ def load(folder: str | Path, *, device: str | None = None) -> Loaded:
             f"The run in {folder} was to be loaded, but it stands in stage "
             f"'{state['stages'][state['index']]}' of {', '.join(state['stages'])}. "
             "Train it to the end: the same command goes on where it stopped."
+        )
+    if device is not None and "device" not in said["config"]:
+        raise BadConfig(
+            f"The run in {folder} was to be loaded on {device}, but its recipe '{said['name']}' "
+            "takes no device. Load it without one."
         )
     elsewhere = {} if device is None else {"device": device}
     run = registry.recipe(said["name"])(**{**said["config"], **elsewhere})

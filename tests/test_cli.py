@@ -341,6 +341,11 @@ class TestRun:
         with pytest.raises(BadCheckpoint, match="it stands in stage 'rest' of rest"):
             reverie.load(stopped)
 
+    def test_a_recipe_without_a_device_refuses_one(self, capsys, folder):
+        code, _, err = run(capsys, "eval", str(folder), "--device", "cpu")
+        assert code == 2
+        assert "takes no device" in err
+
     def test_its_agent_collects_in_the_runs_own_world(self, capsys, folder, tmp_path):
         words = [str(tmp_path / "s"), "--agent", str(folder), "--episodes", "3", "--num-envs", "2"]
         code, _, err = run(capsys, "collect", "CartPole-v1", *words)

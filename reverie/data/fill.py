@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from reverie.agent import Agent
 
 
+ROUND = 64  # episodes collected with one seed, appended together
+
+
 def mixed(*numbers: int) -> int:
     """One seed, below 2**31, of several numbers: near seeds give no near ones.
 
     Worlds seed their rows with seed, seed + 1, ...; rounds that did the same would share games.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
-
-
-ROUND = 64  # episodes collected with one seed, appended together
 
 
 def fill(

@@ -21,6 +21,8 @@ def car_racing(*, seed: int = 0, episodes: int = 200, device: str = "cpu") -> Ru
     40 core-minutes; two processes collect. The paper evolves C in the real game, which at this
     speed would take weeks; here M also predicts the reward and C is evolved in M's dream.
 
+    It was never trained to the end: no number stands behind it yet.
+
     Args:
         seed: of everything.
         episodes: collected for V and M.

@@ -56,8 +56,9 @@ def _doom(
 def doom(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run:
     """Survive in the real TakeCover after living only in dreams: the paper's sizes.
 
-    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088. About 30 minutes
-    on one core.
+    V with z 64 (4,446,915 weights), M with LSTM 512 (1,678,785), C with 1,088. With 250
+    generations it took 47 minutes on one core, beside another run, and fell short of the 1,000
+    tics that it is meant to reach: docs/log.md says where it dies.
 
     Args:
         seed: of everything.
