@@ -134,9 +134,10 @@ class Memory(nn.Module):
 
     def step(self, projected: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The next h and c (B, L) of h, c and `input` of [z, action (, restart)] (B, 4L)."""
-        gates = torch.addmm(projected, h, self.recurrent.weight.t())
-        keep, write, show = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=-1)
-        c = keep * c + write * _tanh(gates[:, 3 * self.hidden :])
+        gates = projected + self.recurrent(h)
+        three, fresh = gates.split([3 * self.hidden, self.hidden], dim=-1)
+        keep, write, show = three.sigmoid().chunk(3, dim=-1)
+        c = keep * c + write * _tanh(fresh)
         return show * _tanh(c), c
 
 
@@ -328,13 +329,13 @@ class WorldModels2018(WorldModel[State]):
     def _unroll(self, z: Tensor, batch: Batch) -> State:
         """The LSTM over z (B, T+1, Z) under batch.action, zeroed where an episode begins."""
         inputs = self._inputs(z[:, :-1], batch.action, batch.first[:, :-1])
-        projected = self.memory.input(inputs)
-        keep = (~batch.first).to(z.dtype).unsqueeze(-1)
+        projected = self.memory.input(inputs).unbind(1)  # its gradient is one stack
+        keep = (~batch.first).to(z.dtype).unsqueeze(-1).unbind(1)
         h = c = z.new_zeros(z.shape[0], self.config.hidden)
         hs, cs = [h], [c]
-        for t in range(projected.shape[1]):
-            h, c = self.memory.step(projected[:, t], h, c)
-            h, c = h * keep[:, t + 1], c * keep[:, t + 1]
+        for x, on in zip(projected, keep[1:], strict=True):
+            h, c = self.memory.step(x, h, c)
+            h, c = h * on, c * on
             hs.append(h)
             cs.append(c)
         return State(z, torch.stack(hs, 1), torch.stack(cs, 1), batch.first)
