@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -214,11 +215,26 @@ def test_stored_latents_and_frames_are_the_same_to_the_memory():
     torch.testing.assert_close(seen.total, stored.total)
 
 
+def test_small_frames_are_enlarged_and_drawn_small():
+    torch.manual_seed(0)
+    config = replace(DOOM, latent=4, hidden=8, vision_channels=4)
+    large = WorldModels2018(config, IMAGE, Discrete(3))
+    half = {"image": Box((3, 32, 32), 0, 255, "uint8")}
+    small = WorldModels2018(config, half, Discrete(3))
+    small.load_state_dict(large.state_dict())
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    enlarged = image.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    torch.testing.assert_close(small.encode({"image": image}), large.encode({"image": enlarged}))
+    z = torch.randn(2, 4)
+    drawn = large.vision.decode(z).unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    torch.testing.assert_close(small.vision.decode(z), drawn)
+
+
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
-        ({"image": Box((3, 32, 32), 0, 255, "uint8")}, Discrete(3), r"\(3, 32, 32\)"),
-        ({"vector": Box((4,))}, Discrete(3), r"only \['vector'\]"),
+        ({"image": Box((3, 48, 48), 0, 255, "uint8")}, Discrete(3), r"\(3, 48, 48\)"),
+        ({"vector": Box((4,))}, Discrete(3), r"found \['vector'\]"),
         (IMAGE, None, "the world has none"),
     ],
 )

@@ -1,13 +1,12 @@
 """World Models (Ha & Schmidhuber 2018, arXiv:1803.10122): dream in a VAE's latent space.
 
 V, a convolutional VAE, squeezes each 64x64 frame into z. M, an LSTM with a mixture-density
-output (MDN-RNN), predicts p(z' | z, a, h) and, in Doom, whether the episode ends. C, a linear
-controller, lives in `behaviors/evolution.py` and reads `heads.features`. Nothing is trained
-jointly: V first, then M on frozen latents.
+output (MDN-RNN), predicts p(z' | z, a, h) and, in Doom, whether the episode ends. V learns first,
+then M on frozen latents. C, a linear controller, is `behaviors/evolution.py`.
 
 In the scaffold: Enc is V's encoder, the state is (z, h, c), Pred is one LSTM step and one draw
-from the mixture; the randomness z of the scaffold is that draw, sharpened or widened by the
-temperature tau. Read top to bottom: config, V, M, the model, its losses.
+from the mixture, sharpened or widened by the temperature tau. Read top to bottom: config, V, M,
+the model, its losses.
 
 Letters: Z latent size, L LSTM size, K mixture components. mu, logvar: V's posterior.
 """
@@ -26,7 +25,8 @@ from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
 from reverie.nn.mixture import mixture_nll, mixture_sample
 
-SIZE = 64  # the paper's conv stack takes 64x64 and nothing else
+SIZE = 64  # the paper's conv stack takes 64x64; smaller frames are enlarged to it
+SHAPES = {(3, SIZE // k, SIZE // k) for k in (1, 2, 4)}
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ class Vision(nn.Module):
     Args:
         latent: Z.
         channels: base width.
+        size: height and width of a frame; each of its pixels is enlarged to SIZE / size.
     """
 
-    def __init__(self, latent: int, channels: int = 32) -> None:
+    def __init__(self, latent: int, channels: int = 32, size: int = SIZE) -> None:
         super().__init__()
-        n = channels
+        n, self.scale = channels, SIZE // size
         self.flat = 32 * n  # 8n channels of 2x2
         self.encoder = nn.Sequential(
             *(nn.Conv2d(3, n, 4, 2), nn.ReLU(), nn.Conv2d(n, 2 * n, 4, 2), nn.ReLU()),
@@ -94,18 +95,19 @@ class Vision(nn.Module):
         )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mu and logvar (clamped to [-10, 10]), (N, Z), of (N, 3, 64, 64) in [0, 1]."""
-        x = self.encoder(image).flatten(1)
+        """Posterior mu and logvar in [-10, 10], (N, Z), of frames (N, 3, s, s) in [0, 1]."""
+        large = F.interpolate(image, scale_factor=float(self.scale)) if self.scale > 1 else image
+        x = self.encoder(large).flatten(1)
         return self.mu(x), self.logvar(x).clamp(-10, 10)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Frames in [0, 1], (N, 3, 64, 64), of latents (N, Z)."""
+        """Frames in [0, 1], (N, 3, s, s), of latents (N, Z)."""
         first, *rest = self.decoder
         x = self.expand(z) @ first.weight.flatten(1)  # type: ignore  # a deconvolution of 1x1
         x = x.unflatten(1, first.weight.shape[1:]) + first.bias[:, None, None]  # type: ignore
         for layer in rest:
             x = layer(x)
-        return x.sigmoid()
+        return F.avg_pool2d(x.sigmoid(), self.scale) if self.scale > 1 else x.sigmoid()
 
 
 class Memory(nn.Module):
@@ -150,7 +152,7 @@ class WorldModels2018(WorldModel[State]):
         actions: Box or Discrete.
 
     Raises:
-        SpaceMismatch: if there is no 64x64 colour image or nothing acts.
+        SpaceMismatch: if there is no colour image of 64, 32 or 16 pixels, or nothing acts.
         BadConfig: if a field cannot be used.
     """
 
@@ -171,22 +173,23 @@ class WorldModels2018(WorldModel[State]):
         self, config: WorldModels2018Config, observations: dict[str, Space], actions: Space | None
     ) -> None:
         super().__init__()
-        _check(config, observations, actions)
+        size = _check(config, observations, actions)
         self.config = config
         self.observations = {"image": observations["image"]}
         self.actions = actions
-        self.vision = Vision(config.latent, config.vision_channels)
-        inputs = config.latent + self._action_size + int("done" in config.predicts)
-        self.memory = Memory(config, inputs)
+        self.vision = Vision(config.latent, config.vision_channels, size)
+        self.memory = Memory(config, self._inputs_size())
 
-    @property
-    def _action_size(self) -> int:
+    def _inputs_size(self) -> int:
+        """Of z, the action and, with a done head, whether the episode begins."""
         if isinstance(self.actions, Discrete):
-            return 1 if self.config.scalar_action else self.actions.n
-        return int(self.actions.shape[0]) if isinstance(self.actions, Box) else 0
+            action = 1 if self.config.scalar_action else self.actions.n
+        else:
+            action = self.actions.shape[0] if self.actions else 0
+        return self.config.latent + action + ("done" in self.config.predicts)
 
     def encode(self, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """mu and logvar, (B, Z) each, of obs['image'] (B, 3, 64, 64) uint8 0..255."""
+        """mu and logvar, (B, Z) each, of obs['image'] (B, 3, s, s) uint8 0..255."""
         return self.vision.encode(obs["image"].float() / 255)
 
     def observe(
@@ -268,8 +271,7 @@ class WorldModels2018(WorldModel[State]):
         """V, then M on V's frozen latents. The optimizers are the paper's; see `Part._replace`."""
         c = self.config
         vision = Optim("vision", lr=1e-4)
-        decay = c.memory_lr_decay
-        memory = Optim("memory", lr=1e-3, decay=decay, lr_min=1e-5, clip_value=1.0)
+        memory = Optim("memory", 1e-3, decay=c.memory_lr_decay, lr_min=1e-5, clip_value=1.0)
         return (
             Part("vision", self.vision, self._vision_loss, vision),
             Part("memory", self.memory, self._memory_loss, memory),
@@ -303,7 +305,6 @@ class WorldModels2018(WorldModel[State]):
         after, mask = states.h[:, 1:], batch.mask
         nll = mixture_nll(self._mixture(after), z[:, 1:]).mean(-1)
         terms = {"nll": _masked_mean(nll, mask & ~batch.terminated)}
-        weights = {"done": self.config.done_weight}
         if "done" in self.config.predicts:
             logit = self.memory.scalars["done"](after)[..., 0]
             weight = self.config.ended_weight
@@ -313,14 +314,14 @@ class WorldModels2018(WorldModel[State]):
         if "reward" in self.config.predicts and batch.reward is not None:
             guess = self.memory.scalars["reward"](after)[..., 0]
             terms["reward"] = _masked_mean((guess - batch.reward).square(), mask)
+        weights = {"done": self.config.done_weight}
         total = torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, states)
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """mu and logvar (B, T+1, Z): the stored ones ('latent' modality) or V's, without graph."""
         if "latent" in batch.obs:
-            mu, logvar = batch.obs["latent"].chunk(2, -1)
-            return mu, logvar
+            return batch.obs["latent"].chunk(2, -1)  # type: ignore[return-value]
         with torch.no_grad():
             image = batch.obs["image"]
             mu, logvar = self.encode({"image": image.flatten(0, 1)})
@@ -354,20 +355,19 @@ def _tanh(x: Tensor) -> Tensor:
 
 def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over real transitions; 0 if there are none."""
-    weight = mask.to(x.dtype)
-    return (x * weight).sum() / weight.sum().clamp(min=1)
+    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def _check(
     config: WorldModels2018Config, observations: dict[str, Space], actions: Space | None
-) -> None:
-    """Refuse spaces and settings that the school cannot use."""
+) -> int:
+    """Refuse spaces and settings that the school cannot use; the size of a frame."""
     image = observations.get("image")
-    if not isinstance(image, Box) or image.shape != (3, SIZE, SIZE):
-        found = image.shape if isinstance(image, Box) else f"only {sorted(observations)}"
+    if not isinstance(image, Box) or image.shape not in SHAPES:
+        found = image.shape if isinstance(image, Box) else sorted(observations)
         raise SpaceMismatch(
-            f"World Models (2018) reads 'image' of shape (3, {SIZE}, {SIZE}), but found {found}. "
-            f"Make the environment with pixels at size={SIZE}."
+            f"World Models (2018) reads 'image' of (3, {SIZE}, {SIZE}), a half or a quarter of it, "
+            f"but found {found}. Make the environment with size={SIZE}."
         )
     if actions is None:
         raise SpaceMismatch(
@@ -376,14 +376,14 @@ def _check(
         )
     if config.scalar_action and isinstance(actions, Discrete) and actions.n < 2:
         raise BadConfig("scalar_action needs at least 2 actions on a line, but there is 1.")
-    unknown = set(config.predicts) - {"reward", "done"} | set(config.features) - {"z", "h", "c"}
-    if unknown:
+    if unknown := {*config.predicts} - {"reward", "done"} | {*config.features} - {"z", "h", "c"}:
         raise BadConfig(
             f"World Models (2018) was asked for {sorted(unknown)}; "
             "predicts takes 'reward' and 'done', features takes 'z', 'h' and 'c'."
         )
     if config.temperature <= 0:
         raise BadConfig(f"temperature must be above 0, but it is {config.temperature}.")
+    return image.shape[-1]
 
 
 PIXELS: dict[str, Space] = {"image": Box((3, SIZE, SIZE), 0, 255, "uint8")}
