@@ -18,6 +18,7 @@ from reverie.core.model import WorldModel
 from reverie.core.types import Act, Box, Discrete, Space, check_obs
 
 S = TypeVar("S")
+Policy = Callable[[Any, torch.Generator | None], Tensor]
 
 
 class Agent(Protocol):
@@ -62,21 +63,15 @@ class PolicyAgent(Generic[S]):
 
     Args:
         model: turns observations into states.
-        policy: state (B, ...) -> action (B, A) or (B,): as well as it can.
-        explore: (state, generator) -> action, used while exploring; None: the policy itself.
+        policy: (state (B, ...), generator) -> action (B, A) or (B,): as well as it can.
+        explore: the same while exploring; None: the policy itself.
     """
 
     def __init__(
-        self,
-        model: WorldModel[S],
-        policy: Callable[[S], Tensor],
-        *,
-        explore: Callable[[S, torch.Generator | None], Tensor] | None = None,
+        self, model: WorldModel[S], policy: Policy, *, explore: Policy | None = None
     ) -> None:
         """See the class."""
-        self._model = model
-        self._policy = policy
-        self._explore = explore
+        self._model, self._policy, self._explore = model, policy, explore or policy
 
     def initial(self, batch: int) -> tuple[S, Tensor] | None:
         """Nothing was seen yet: `observe` begins every row.
@@ -109,10 +104,7 @@ class PolicyAgent(Generic[S]):
         state, action = (None, None) if carry is None else carry
         h = self._model.encode(obs)
         state = self._model.observe(state, action, h, first=first, generator=generator)
-        if explore and self._explore is not None:
-            action = self._explore(state, generator)
-        else:
-            action = self._policy(state)
+        action = (self._explore if explore else self._policy)(state, generator)
         return (state, action), Act(action, {})
 
 

@@ -1,12 +1,12 @@
 """The only loops over `predict`: unroll, rollout, imagine, and Dream. Imports core only.
 
-`unroll` is the one loop; it yields step by step, so that a consumer that only accumulates (a
-population of controllers, a planner's score) keeps no trajectory. `rollout` and `imagine` stack
-it into a `Rollout`. `Dream` turns a model into a Gymnasium vector environment: whatever can be
-trained or played in a real world can be trained or played in a learned one.
+`unroll` is the one loop; it yields step by step, so that a consumer that only accumulates keeps
+no trajectory, such as `expected_return`. `rollout` and `imagine` stack it into a `Rollout`.
+`Dream` turns a model into a Gymnasium vector environment: whatever can be trained or played in a
+real world can be trained or played in a learned one.
 
 None of them decides about gradients: wrap them in ``torch.no_grad()`` or differentiate through
-them. None of them waits for the device.
+them.
 """
 
 from __future__ import annotations
@@ -127,6 +127,52 @@ def imagine(
     return _stacked(
         unroll(model, state, lambda s, _: policy(s), _steps(horizon), generator=generator)
     )
+
+
+def expected_return(
+    model: WorldModel[S],
+    heads: Heads,
+    state: S,
+    act: Callable[[S, int], Tensor | None],
+    horizon: int,
+    *,
+    discount: float = 1.0,
+    survival: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """What a policy earns in a dream, each step weighed by the probability that it is reached.
+
+    A step's reward counts by the product of `cont`: an expectation, smooth in what is done, not
+    one draw of an ending. Without a reward head each step that is survived earns `survival`. No
+    trajectory is kept. The dream stops early where hardly any row is still alive.
+
+    Args:
+        model: any world model.
+        heads: `reward`, or `cont`, or both; the model's own or lent ones.
+        state: (B, ...) where to begin.
+        act: (state, t) -> action (B, A) or (B,).
+        horizon: steps H.
+        discount: of dreamed rewards.
+        survival: reward of a step survived, where there is no reward head.
+        generator: of the model's randomness; None: torch's default one.
+
+    Returns:
+        (B,) float32 in the world's reward units.
+    """
+    alive = torch.ones(tree.size(state), device=model.device)
+    total = torch.zeros_like(alive)
+    steps = unroll(model, state, act, horizon, generator=generator)
+    for t, (before, action, after) in enumerate(steps):
+        goes_on = alive if heads.cont is None else alive * heads.cont(after)
+        if heads.reward is None:
+            reward = survival * goes_on
+        else:
+            reward = alive * heads.reward(before, action, after)
+        total += discount**t * reward
+        alive = goes_on
+        if t % 16 == 15 and bool(alive.max() < 1e-3):  # the only wait for the device
+            break
+    return total
 
 
 def _nothing(_state: Any, _t: int) -> None:

@@ -15,7 +15,7 @@ def tensors(obs):
 
 
 def test_policy_agent_tells_the_time_across_resets():
-    agent = PolicyAgent(ORACLES["clock"](), lambda s: s.time.long())
+    agent = PolicyAgent(ORACLES["clock"](), lambda s, g: s.time.long())
     env = WORLDS["clock"](2)
     obs, _ = env.reset()
     carry, first, rewards = agent.initial(2), torch.ones(2, dtype=torch.bool), []
@@ -32,7 +32,7 @@ def test_policy_agent_tells_the_time_across_resets():
 def test_policy_agent_filters_and_begins_rows_alone():
     """The carried belief is the Kalman filter's; a first row forgets what was carried for it."""
     model = ORACLES["linear_gaussian"]()
-    agent = PolicyAgent(model, lambda s: s.mean[:, :1])
+    agent = PolicyAgent(model, lambda s, g: s.mean[:, :1])
     seen = torch.tensor([[0.3], [0.8]])
     begun = model.observe(None, None, seen)
     carry, act = agent.act(agent.initial(2), {"vector": seen}, torch.tensor([True, True]))
@@ -48,7 +48,7 @@ def test_policy_agent_explores_with_its_own_policy_and_generator(generator):
     def explore(state, g):
         return torch.randint(4, state.cell.shape, generator=g)
 
-    agent = PolicyAgent(ORACLES["grid"](), lambda s: torch.zeros_like(s.cell), explore=explore)
+    agent = PolicyAgent(ORACLES["grid"](), lambda s, g: torch.zeros_like(s.cell), explore=explore)
     obs, first = {"vector": torch.zeros(50, 2)}, torch.ones(50, dtype=torch.bool)
     assert not agent.act(None, obs, first)[1].action.any()
     found = agent.act(None, obs, first, explore=True, generator=generator)[1].action
@@ -57,7 +57,7 @@ def test_policy_agent_explores_with_its_own_policy_and_generator(generator):
 
 
 def test_policy_agent_says_which_observation_is_missing():
-    agent = PolicyAgent(ORACLES["clock"](), lambda s: s.time.long())
+    agent = PolicyAgent(ORACLES["clock"](), lambda s, g: s.time.long())
     with pytest.raises(SpaceMismatch, match="reads observation 'vector', but the data has"):
         agent.act(None, {"image": torch.zeros(1, 3)}, torch.ones(1, dtype=torch.bool))
     with pytest.raises(SpaceMismatch, match=r"of shape \(1,\), but the data has \(2,\)"):
@@ -66,7 +66,7 @@ def test_policy_agent_says_which_observation_is_missing():
 
 def test_acting_keeps_no_graph():
     weight = torch.ones(1, requires_grad=True)
-    agent = PolicyAgent(ORACLES["linear_gaussian"](), lambda s: s.mean[:, :1] * weight)
+    agent = PolicyAgent(ORACLES["linear_gaussian"](), lambda s, g: s.mean[:, :1] * weight)
     _, act = agent.act(None, {"vector": torch.zeros(1, 1)}, torch.ones(1, dtype=torch.bool))
     assert not act.action.requires_grad
 
@@ -86,7 +86,7 @@ def test_random_agent_is_uniform_over_its_space(generator):
 @pytest.mark.gpu
 def test_a_model_on_an_accelerator_acts_on_what_the_cpu_saw():
     model = ORACLES["linear_gaussian"]().to("cuda")
-    agent = PolicyAgent(model, lambda s: s.mean[:, :1])
+    agent = PolicyAgent(model, lambda s, g: s.mean[:, :1])
     seen, first = {"vector": torch.tensor([[0.3], [0.8]])}, torch.tensor([True, True])
     generator = torch.Generator().manual_seed(0)
     _, act = agent.act(agent.initial(2), seen, first, generator=generator)

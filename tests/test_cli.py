@@ -393,7 +393,7 @@ def tiny(*, seed: int = 0):
         model=model,
         behavior=controller,
         stages=lambda folder: (Stage("rest"),),
-        agent=PolicyAgent(model, lambda state: controller(model.heads.features(state))),
+        agent=PolicyAgent(model, lambda state, generator: controller(model.heads.features(state))),
         baselines={"random": RandomAgent(actions)},
         world=lambda num_envs, seed: Dream(true, start, num_envs, time_limit=8, seed=seed),
         environment="a dream",

@@ -22,7 +22,7 @@ from reverie.core import tree
 from reverie.core.errors import BadConfig, NonFinite
 from reverie.core.model import WorldModel, need
 from reverie.core.types import Batch, Discrete, Heads, Space
-from reverie.imagine import unroll
+from reverie.imagine import expected_return
 
 Starts = Callable[[int, torch.Generator], Any]  # (n, generator) -> states with leading axis n
 
@@ -218,24 +218,17 @@ class Evolution:
         p, e = len(weights), config.episodes
         starts = self.starts(e, generator)
         state = tree.take(starts, torch.arange(e).repeat(p))
-        alive = torch.ones(p * e, device=weights.device)
-        total = torch.zeros_like(alive)
 
         def act(state: Any, t: int) -> Tensor:
             return self.controller.act(weights, self.features(state).view(p, e, -1)).flatten(0, 1)
 
-        steps = unroll(self.model, state, act, config.horizon, generator=generator)
         with torch.autocast(weights.device.type, torch.bfloat16, config.precision == "bf16"):
-            for t, (before, action, after) in enumerate(steps):
-                goes_on = alive if heads.cont is None else alive * heads.cont(after)
-                if heads.reward is None:
-                    reward = config.survival * goes_on
-                else:
-                    reward = alive * heads.reward(before, action, after)
-                total += config.discount**t * reward
-                alive = goes_on
-                if t % 16 == 15 and bool(alive.max() < 1e-3):
-                    break
+            total = expected_return(
+                *(self.model, heads, state, act, config.horizon),
+                discount=config.discount,
+                survival=config.survival,
+                generator=generator,
+            )
         return total.view(p, e)
 
     def state_dict(self) -> dict[str, Any]:

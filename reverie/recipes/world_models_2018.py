@@ -24,6 +24,7 @@ from reverie.agent import (
     RandomAgent,
 )
 from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig, principal
+from reverie.behaviors.lookahead import Lookahead, LookaheadConfig
 from reverie.core import tree
 from reverie.core.model import Part
 from reverie.core.types import Box, Optim
@@ -60,6 +61,7 @@ class Effort:
     components: int  # principal components of the features along which C is searched
     rounds: int = 1  # of the iterative procedure; 1: C never collects
     again: int = 0  # episodes that C collects in each later round
+    lookahead: LookaheadConfig | None = None  # how C dreams before it decides; None: it does not
 
 
 def fading(name: str, lr: float, updates: int, clip_norm: float) -> Optim:
@@ -105,15 +107,25 @@ class Setup:
         model, controller = self.model, self.controller
         actions = RandomAgent(controller.actions)
 
-        def act(state: State) -> Tensor:
+        def act(state: State, generator: torch.Generator | None) -> Tensor:
             return controller(model.features(state))
 
         def explore(state: State, generator: torch.Generator | None) -> Tensor:
             any_ = actions.act(None, {}, state.first, generator=generator)[1].action
             dice = torch.rand(len(any_), generator=generator, device=any_.device) < EPSILON
-            return torch.where(dice.view(-1, *(1,) * (any_.dim() - 1)), any_, act(state))
+            return torch.where(dice.view(-1, *(1,) * (any_.dim() - 1)), any_, act(state, None))
 
         return PolicyAgent(model, act, explore=explore)
+
+    @property
+    def agents(self) -> dict[str, PolicyAgent[State]]:
+        """Who is judged, the best first: C, looking ahead in the dream if the effort says so."""
+        model, controller = self.model, self.controller
+        if self.effort.lookahead is None:
+            return {"dream-trained controller": self.agent}
+        ahead = Lookahead(model, lambda s: controller(model.features(s)), self.effort.lookahead)
+        both = "dream-trained controller, looking ahead"
+        return {both: PolicyAgent(model, ahead), "dream-trained controller": self.agent}
 
 
 def run_of(setup: Setup) -> Run:
@@ -140,7 +152,7 @@ def run_of(setup: Setup) -> Run:
         model=setup.model,
         behavior=setup.controller,
         stages=stages,
-        agent=setup.agent,
+        agent=next(iter(setup.agents.values())),
         baselines=game.baselines,
         world=game.make,
         environment=game.environment,
@@ -225,7 +237,7 @@ def _judge(setup: Setup, folder: Path, progress: Progress) -> dict[str, float]:
     game = setup.game
     scores = judge(
         folder,
-        {"dream-trained controller": setup.agent, **game.baselines},
+        {**setup.agents, **game.baselines},
         game.make,
         environment=game.environment,
         unit=game.unit,
