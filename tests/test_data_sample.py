@@ -7,7 +7,7 @@ import torch
 from reverie.core.errors import BadCheckpoint, BadConfig, BadData, SpaceMismatch
 from reverie.core.types import Box, Discrete, check_batch
 from reverie.data.episode import Episode
-from reverie.data.sample import Sampler
+from reverie.data.sample import Buffers, Sampler
 from reverie.data.store import Store
 from reverie.data.strategy import Prioritized, Recent, Uniform
 
@@ -312,3 +312,19 @@ def test_priorities_need_a_strategy_that_has_them(tmp_path):
         Recent(0)
     with pytest.raises(BadConfig, match="floor > 0"):
         Prioritized(floor=0)
+
+
+def test_buffers_come_back_only_when_nothing_shares_them():
+    buffers, shape = Buffers(), (4, 3)
+    first = buffers.empty(shape, np.dtype(np.float32))
+    address, view = first.data_ptr(), first[1:]
+    del first
+    second = buffers.empty(shape, np.dtype(np.float32))
+    assert second.data_ptr() != address  # a view still shares the first
+    del view
+    third = buffers.empty(shape, np.dtype(np.float32))
+    assert third.data_ptr() == address
+    held = third.numpy()
+    del third
+    assert buffers.empty(shape, np.dtype(np.float32)).data_ptr() != address
+    assert held.ctypes.data == address

@@ -413,3 +413,9 @@ def test_lottery_fools_whoever_plans_with_the_likeliest_or_the_mean_outcome():
     assert model.heads.reward(state, arms, likeliest).argmax() != 0
     mean = outcomes[0]._replace(x=x.mean(0))
     np.testing.assert_allclose(model.heads.reward(state, arms, mean), [1.0, 1.2, 3.0], atol=1e-4)
+
+
+def test_no_episode_of_two_rooms_begins_at_its_goal():
+    env = WORLDS["two_rooms"](4000, observe=("vector",), seed=0)
+    x = env.reset(seed=3)[0]["vector"]
+    assert np.hypot(*(x[:, :2] - x[:, 2:4]).T).min() > rules.REACH

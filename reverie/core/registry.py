@@ -28,7 +28,10 @@ _PATHS: dict[str, dict[str, str]] = {
     "model": {
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
     },
-    "oracle": {f"toy/{name}": f"reverie.envs.toy:ORACLES.{name}" for name in _TOYS},
+    "oracle": {
+        **{f"toy/{name}": f"reverie.envs.toy:ORACLES.{name}" for name in _TOYS},
+        "cartpole": "reverie.envs.cartpole:CartPole",
+    },
     "recipe": {
         "world_models_2018.doom": "reverie.recipes.doom:doom",
         "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",

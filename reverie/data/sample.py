@@ -11,8 +11,9 @@ happen in the caller's thread and only the copying in the other, so a run that s
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -104,6 +105,7 @@ class Sampler(Iterator[Batch]):
         self._fixed = [segments.count() for segments in self._segments[:-1]]
         self._drawn = 0
         self._pending: deque[tuple[Draw, Future[Batch]]] = deque()
+        self._buffers = Buffers()
         self._thread = ThreadPoolExecutor(1, "reverie-sampler") if prefetch else None
 
     def __next__(self) -> Batch:
@@ -215,13 +217,13 @@ class Sampler(Iterator[Batch]):
             if len(rows):
                 starts = segments.starts(draw.index[rows] - before[i])
                 pieces.append((segments.store.columns, rows, starts))
-        pin = self.device.type == "cuda"
+        empty = _pinned if self.device.type == "cuda" else self._buffers.empty
+        args = pieces, self.length, self.modalities, empty
         if self._thread:
-            args = pieces, self.length, self.modalities
-            future = self._thread.submit(_gather, *args, pin=pin)
+            future = self._thread.submit(_gather, *args)
         else:
             future = Future()
-            future.set_result(_gather(pieces, self.length, self.modalities, pin=pin))
+            future.set_result(_gather(*args))
         self._pending.append((draw, future))
 
     def _discard(self) -> None:
@@ -234,17 +236,56 @@ class Sampler(Iterator[Batch]):
 # --- gathering, in the background thread -------------------------------------------------------
 
 Pieces = list[tuple[Columns, np.ndarray, np.ndarray]]  # (columns, batch rows, their first rows)
+Empty = Callable[[tuple[int, ...], np.dtype], Tensor]  # (shape, dtype) -> a tensor to fill
 
 
-def _gather(pieces: Pieces, length: int, modalities: tuple[str, ...], *, pin: bool) -> Batch:
+class Buffers:
+    """Memory of batches that nobody holds any more, for those to come.
+
+    A fresh buffer of megabytes costs a page fault every four kilobytes, more than the copy into
+    it. One comes back here when the last tensor that shares it is gone, so what was handed out is
+    never written to.
+
+    Args:
+        spare: buffers of one shape that are kept.
+    """
+
+    def __init__(self, spare: int = 4) -> None:
+        self._spare = spare
+        self._free: dict[tuple[tuple[int, ...], np.dtype], list[np.ndarray]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+        """A tensor with anything in it.
+
+        Args:
+            shape: of the tensor.
+            dtype: as numpy names it.
+        """
+        free = self._free.setdefault((shape, dtype), [])
+        buffer = free.pop() if free else np.empty(shape, dtype)
+        lent = buffer.view()
+        weakref.finalize(lent, self._back, free, buffer).atexit = False
+        return torch.from_numpy(lent)  # holds `lent` as long as any tensor shares it
+
+    def _back(self, free: list[np.ndarray], buffer: np.ndarray) -> None:
+        if len(free) < self._spare:
+            free.append(buffer)
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """A tensor in page-locked memory; torch keeps such memory for reuse itself."""
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+
+
+def _gather(pieces: Pieces, length: int, modalities: tuple[str, ...], empty: Empty) -> Batch:
     """Copy segments out of the columns into a batch."""
     columns = pieces[0][0]
     states = {f"obs.{name}" for name in modalities} | {"first"}
     steps = {n for n in columns if not n.startswith("obs.")} - {"first"}
     rows = [(c, at, start[:, None] + np.arange(length + 1)) for c, at, start in pieces]
     before = [(c, at, r[:, :-1]) for c, at, r in rows]
-    got = {name: _take(name, rows, pin=pin) for name in states}
-    got |= {name: _take(name, before, pin=pin) for name in steps}
+    got = {name: _take(name, rows, empty) for name in states}
+    got |= {name: _take(name, before, empty) for name in steps}
     extra = [name for name in steps if name.startswith("extra.")]
     return Batch(
         obs={name: got[f"obs.{name}"] for name in modalities},
@@ -258,13 +299,12 @@ def _gather(pieces: Pieces, length: int, modalities: tuple[str, ...], *, pin: bo
     )
 
 
-def _take(name: str, pieces: Pieces, *, pin: bool) -> Tensor:
+def _take(name: str, pieces: Pieces, empty: Empty) -> Tensor:
     """Rows (n, L) of one column of each store as a tensor (B, L, ...)."""
     column = pieces[0][0][name]
     batch = sum(len(at) for _, at, _ in pieces)
     shape = (batch, pieces[0][2].shape[1], *column.shape[1:])
-    dtype = torch.from_numpy(np.empty(0, column.dtype)).dtype
-    out = torch.empty(shape, dtype=dtype, pin_memory=pin)
+    out = empty(shape, column.dtype)
     if len(pieces) == 1:
         np.take(column, pieces[0][2], axis=0, out=out.numpy(), mode="clip")
     else:

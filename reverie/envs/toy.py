@@ -271,8 +271,8 @@ class Grid(ToyWorld):
 class TwoRooms(ToyWorld):
     """A dot in two rooms of 32x32 pixels, a wall between them, a door in it, and a goal.
 
-    Success is being within 1.5 pixels of the goal; the reward is 1.0 at every such step and 0.0
-    elsewhere. Nothing ends the episode but the clock.
+    Success is being within 1.5 pixels of the goal; no episode begins there. The reward is 1.0 at
+    every such step and 0.0 elsewhere. Nothing ends the episode but the clock.
 
     Args:
         num_envs: rows.
@@ -318,11 +318,13 @@ class TwoRooms(ToyWorld):
         self._goal_image = np.zeros((num_envs, *picture.shape), dtype=np.uint8)
 
     def _begin(self, rows: np.ndarray) -> None:
-        count = int(rows.sum())
-        right = self._random.random((2, count)) < 0.5
-        if self._task != "any":
-            right[1] = right[0] ^ (self._task == "cross")
-        self.position[rows], self.goal[rows] = self._places(right[0]), self._places(right[1])
+        drawn, count = rows.copy(), int(rows.sum())
+        while drawn.any():  # again, where the start would already be the goal
+            right = self._random.random((2, int(drawn.sum()))) < 0.5
+            if self._task != "any":
+                right[1] = right[0] ^ (self._task == "cross")
+            self.position[drawn], self.goal[drawn] = self._places(right[0]), self._places(right[1])
+            drawn = drawn & self._there()
         self._reached[rows] = False
         if self._random_door:
             self.door[rows] = self._random.uniform(rules.DOOR_LOW, rules.DOOR_HIGH, count)
@@ -338,9 +340,12 @@ class TwoRooms(ToyWorld):
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         self.position = rules.slide(np, self.position, action, self.door)
-        there = np.square(self.position - self.goal).sum(1) <= rules.REACH**2
-        self._reached |= there
-        return there.astype(np.float64), False
+        self._reached |= self._there()
+        return self._there().astype(np.float64), False
+
+    def _there(self) -> np.ndarray:
+        """(N,) whether the dot is within reach of its goal."""
+        return np.square(self.position - self.goal).sum(1) <= rules.REACH**2
 
     def _see(self) -> dict[str, np.ndarray]:
         makers = {

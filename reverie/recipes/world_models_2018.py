@@ -207,7 +207,7 @@ def _memory(setup: Setup, data: Path, name: str) -> Stage:
     def encode(progress: Progress) -> None:
         with Store.open(data, writable=True) as store:
             if "latent" not in store.observations:
-                _encode(setup.model, store, progress)
+                write_latents(setup.model, store, progress)
 
     def sequences() -> Sampler:
         return _sampler(setup, data, effort.memory_batch, effort.memory_length, "latent")
@@ -260,8 +260,14 @@ def _sampler(setup: Setup, data: Path, batch: int, length: int, modality: str) -
     )
 
 
-def _encode(model: WorldModels2018, store: Store, progress: Progress) -> None:
-    """Write V's mu and logvar of every frame into the store, as the modality 'latent'."""
+def write_latents(model: WorldModels2018, store: Store, progress: Progress) -> None:
+    """Write V's mu and logvar of every frame into a store, as the modality 'latent'.
+
+    Args:
+        model: whose V it is.
+        store: writable, with the images that V reads.
+        progress: shows a bar.
+    """
 
     @torch.no_grad()
     def latents(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
