@@ -272,6 +272,18 @@ class Buffers:
             free.append(buffer)
 
 
+def gather(store: Store, starts: np.ndarray, length: int) -> Batch:
+    """The segments of so many transitions that begin at given rows of a store.
+
+    Args:
+        store: holds them.
+        starts: (B,) rows.
+        length: T.
+    """
+    pieces = [(store.columns, np.arange(len(starts)), starts)]
+    return _gather(pieces, length, tuple(store.observations), Buffers().empty)
+
+
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """A tensor in page-locked memory; torch keeps such memory for reuse itself."""
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
