@@ -45,6 +45,7 @@ if _typing.TYPE_CHECKING:  # for type checkers and editors; a test keeps it equa
     from reverie.imagine import Dream as Dream
     from reverie.imagine import rollout as rollout
     from reverie.loaded import load as load
+    from reverie.plan_agent import PlanAgent as PlanAgent
     from reverie.run import Run as Run
     from reverie.run import Stage as Stage
 
@@ -67,6 +68,7 @@ _HOME = {
     "rollout": "reverie.imagine",
     "PolicyAgent": "reverie.agent",
     "RandomAgent": "reverie.agent",
+    "PlanAgent": "reverie.plan_agent",
     # worlds and data
     "make": "reverie.envs",
     "Episode": "reverie.data.episode",

@@ -100,7 +100,7 @@ class PolicyAgent(Generic[S]):
         check_obs(obs, self._model.observations, (first.shape[0],))
         device = self._model.device
         obs, first = tree.to(obs, device), first.to(device)
-        generator = _on(generator, device)
+        generator = generator_on(generator, device)
         state, action = (None, None) if carry is None else carry
         h = self._model.encode(obs)
         state = self._model.observe(state, action, h, first=first, generator=generator)
@@ -108,8 +108,16 @@ class PolicyAgent(Generic[S]):
         return (state, action), Act(action, {})
 
 
-def _on(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-    """A generator for the device: the given one, or one that is seeded from it."""
+def generator_on(generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """A generator for a device.
+
+    Args:
+        generator: perhaps of another device; None stays None.
+        device: where it is to draw.
+
+    Returns:
+        The given one, or one that is seeded from it.
+    """
     if generator is None or generator.device.type == device.type:
         return generator
     number = int(torch.randint(2**62, (), generator=generator))

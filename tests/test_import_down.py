@@ -18,6 +18,7 @@ FILE_CAP, FUNCTION_CAP = 450, 80
 # evaluate, player < recipes < cli. `models` and what acts in them meet in core only.
 SMALL = {"core", "progress"}
 ENGINE = SMALL | {"nn", "imagine", "planners", "behaviors", "agent", "data", "envs", "metrics"}
+ENGINE |= {"plan_agent"}
 LEARNING = ENGINE | {"learner", "checkpoint", "run", "train", "evidence"}
 MAY_IMPORT = {
     "core": set(),
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "envs": {"core"},
     "planners": {"core", "nn", "imagine"},
     "agent": {"core", "imagine", "planners", "behaviors"},
+    "plan_agent": {"core", "agent", "planners"},
     "behaviors": SMALL | {"nn", "imagine", "planners", "learner"},
     "data": SMALL | {"agent", "envs"},
     "checkpoint": SMALL | {"data"},
@@ -39,9 +41,10 @@ MAY_IMPORT = {
     "evaluate": LEARNING,
     "player": LEARNING | {"evaluate"},
     "recipes": LEARNING | {"evaluate", "models"},
+    "bench": LEARNING | {"evaluate", "models", "recipes"},
     "loaded": LEARNING | {"evaluate"},
     "catalog": LEARNING | {"evaluate"},
-    "cli": LEARNING | {"evaluate", "player", "catalog", "loaded"},
+    "cli": LEARNING | {"evaluate", "player", "catalog", "loaded", "bench"},
     "__main__": {"cli"},
 }
 
