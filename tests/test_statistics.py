@@ -4,13 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reverie.core.errors import BadData
 from reverie.evaluate.statistics import (
     Interval,
+    iqm,
+    mcnemar,
     mean_interval,
+    optimality_gap,
+    paired,
+    probability_of_improvement,
     ratio_interval,
     seeds_interval,
+    spearman,
     wilson,
 )
 
@@ -116,3 +123,84 @@ def test_bad_samples_are_refused_with_the_mend():
         mean_interval([1, 2, 3, 4, np.nan])
     with pytest.raises(BadData, match="b holds 0"):
         ratio_interval([1] * 5, [1, 2, 3, 4, 0])
+
+
+def test_the_interquartile_mean_drops_a_quarter_on_each_side():
+    """Of 0..7 the middle half is 2, 3, 4, 5; outliers outside it change nothing."""
+    assert iqm([[0, 1, 2, 3], [4, 5, 6, 7]]).value == 3.5
+    assert iqm([[-100, 1, 2, 3], [4, 5, 6, 900]]).value == 3.5
+
+
+def test_runs_are_resampled_within_their_task():
+    """Tasks differ, runs of one do not: nothing is uncertain. Pooled, it would be."""
+    assert iqm([[1.0] * 4, [5.0] * 4]) == (3.0, 3.0, 3.0)
+
+
+def test_the_optimality_gap_gives_no_credit_above_the_target():
+    """Short by 1, 0.5, 0, 0 and 0: 0.3 on average."""
+    assert optimality_gap([[0.0, 0.5, 1.0, 1.5, 9.0]]).value == pytest.approx(0.3)
+
+
+def test_the_probability_of_improvement_is_mann_and_whitneys():
+    random = np.random.default_rng(0)
+    x, y = random.normal(0.5, 1, 40).round(1), random.normal(0, 1, 30).round(1)
+    u = stats.mannwhitneyu(x, y).statistic / (40 * 30)
+    found = probability_of_improvement([x], [y])
+    assert found.value == pytest.approx(u)
+    assert found.low < u < found.high
+    # Better on one task, worse on the other by as much: as likely as not.
+    assert probability_of_improvement([x, y], [y, x]).value == pytest.approx(0.5)
+    assert probability_of_improvement([[1] * 5], [[0] * 5]) == (1.0, 1.0, 1.0)
+
+
+def test_mcnemar_counts_only_where_the_two_differ():
+    """8 against 1 of 9 discordant starts: 2 (1 + 9) / 2^9."""
+    assert mcnemar(8, 1) == pytest.approx(20 / 512)
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_paired_starts_take_the_test_that_fits():
+    ours = np.array([True] * 8 + [False] * 3)
+    theirs = np.array([False] * 8 + [True] + [False] * 2)
+    found = paired(ours, theirs)
+    assert (found.test, found.p) == ("McNemar", pytest.approx(20 / 512))
+    assert found.difference.value == pytest.approx(7 / 11)
+    # All of 6 differences have one sign: 2 / 2^6 of the sign patterns are as extreme.
+    shift = paired(np.arange(1.0, 12.0, 2.0), np.arange(6.0))
+    assert (shift.test, shift.p) == ("Wilcoxon", pytest.approx(2 / 64))
+    assert paired(np.arange(6.0), np.arange(6.0)).p == 1.0
+
+
+def test_spearman_is_of_ranks_and_as_unsure_as_they_are_few():
+    """By hand: d^2 = 0 1 1 0 0, rho = 1 - 6 * 2 / 120 = 0.9, whatever the distances are."""
+    found = spearman([1, 2, 3, 4, 5], [0.1, 30, 20, 40, 5000])
+    assert found.value == pytest.approx(0.9)
+    assert found.low < 0.1, "five points hardly order anything"
+    perfect = spearman([1, 2, 3, 4, 5], [1, 2, 3, 4, 9])
+    assert (perfect.value, perfect.high) == pytest.approx((1.0, 1.0))
+    assert perfect.low == pytest.approx(found.low)
+
+
+def test_spearmans_interval_covers_about_as_often_as_it_says():
+    random, rho, hits = np.random.default_rng(3), 0.6, 0
+    truth = 6 / np.pi * np.arcsin(rho / 2)  # of a bivariate normal
+    for _ in range(400):
+        x, noise = random.normal(size=(2, 20))
+        found = spearman(x, rho * x + np.sqrt(1 - rho**2) * noise)
+        hits += found.low <= truth <= found.high
+    assert 0.91 <= hits / 400 <= 0.985
+
+
+def test_comparisons_of_too_little_are_refused():
+    with pytest.raises(BadData, match="task by task, but got 1 and 2"):
+        probability_of_improvement([[1] * 5], [[1] * 5] * 2)
+    with pytest.raises(BadData, match="episode by episode, but got 5 and 6"):
+        paired(np.arange(5), np.arange(6))
+    with pytest.raises(BadData, match="at least 5 values"):
+        paired(np.arange(4), np.arange(4))
+    with pytest.raises(BadData, match="at least 5 values .* got 3"):
+        spearman([1, 2, 3], [1, 2, 3])
+    with pytest.raises(BadData, match="Give pairs that differ"):
+        spearman([1] * 5, [1, 2, 3, 4, 5])
+    with pytest.raises(BadData, match="iqm needs at least 5"):
+        iqm([[1, 2], [3]])
