@@ -7,6 +7,7 @@ from here. Imports core, imagine and data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from reverie.core import tree
 from reverie.core.errors import BadConfig, BadData
 from reverie.core.model import WorldModel
-from reverie.core.types import Batch
+from reverie.core.types import Batch, check_obs
 from reverie.data.sample import gather
 from reverie.data.store import Store
 from reverie.evaluate.statistics import LEAST
@@ -98,6 +99,9 @@ def follow(
 
     Returns:
         (B, T+1, ...) states.
+
+    Raises:
+        SpaceMismatch: if the model reads what the segments do not have.
     """
     return tree.stack(_states(model, batch, generator))
 
@@ -105,6 +109,7 @@ def follow(
 def _states(model: WorldModel[Any], batch: Batch, generator: torch.Generator | None) -> list[Any]:
     """T+1 states (B, ...), one an observation."""
     names = model.observations
+    check_obs(batch.obs, names, tuple(batch.first.shape))
     state, states = None, []
     for t in range(batch.first.shape[1]):
         h = model.encode({name: batch.obs[name][:, t] for name in names})
@@ -136,6 +141,7 @@ def forecast(
 
     Raises:
         BadData: if the model acts and the segments have no actions.
+        SpaceMismatch: if the model reads what the segments do not have.
     """
     now = held.context - 1
     start, *seen = _states(model, held.batch, generator)[now:]
@@ -152,3 +158,18 @@ def forecast(
         actions = held.batch.action[:, now:]
     run = rollout(model, start, actions, generator=generator)
     return Forecast(run.states, followed, actions)
+
+
+def along(head: Callable[..., Tensor], *trees: Any, length: int) -> Tensor:
+    """What a head says at every step, one step at a time, so that memory stays that of a step.
+
+    Args:
+        head: of (B, ...) trees, to (B, ...).
+        trees: (B, length, ...) states or actions.
+        length: of the time axis.
+
+    Returns:
+        (B, length, ...).
+    """
+    steps = zip(*(tree.unstack(x, length) for x in trees), strict=True)
+    return torch.stack([head(*step) for step in steps], 1)
