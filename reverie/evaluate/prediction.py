@@ -139,7 +139,7 @@ def _states(beside: Rivals, held: Held, truth: str) -> list[Measure]:
     if truth not in held.batch.obs or "model" not in seeing:
         return []
     true = held.batch.obs[truth][:, held.context - 1 :].flatten(2).double()
-    moves = true[:, 1:].flatten(0, 1).var(0, unbiased=False) > 0
+    moves = changing(true)
     if not bool(moves.any()):
         return []
     true = true[..., moves]
@@ -152,11 +152,20 @@ def _states(beside: Rivals, held: Held, truth: str) -> list[Measure]:
             name="state_r2",
             group="prediction",
             what=f"Share of the variance of '{truth}' that the decoded forecast explains, a mean "
-            "over its dimensions.",
+            "over those of its dimensions that change.",
             unit="R2",
             better="higher",
         )
     ]
+
+
+def changing(true: Tensor) -> Tensor:
+    """Dimensions of (E, T, D) that change within an episode; a goal or a fixed door does not.
+
+    Returns:
+        (D,) bool.
+    """
+    return (true != true[:, :1]).any(1).any(0)
 
 
 # --- embedding ------------------------------------------------------------------------------------
