@@ -2,7 +2,7 @@
 
 A learner turns a batch into new parameters and says in numbers how it went. Models and behaviors
 give `Part`s; `GradientLearner` steps them. What does not learn by gradients (evolution, program
-synthesis) implements `Learner` itself. Imports core only.
+synthesis) implements `Learner` itself. Imports core and nn.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from reverie.core import tree
 from reverie.core.errors import BadCheckpoint, BadConfig
 from reverie.core.model import Part
 from reverie.core.types import Batch, Optim
+from reverie.nn.laprop import LaProp
 
 Metrics = Mapping[str, Tensor | float]  # by 'part/term'; tensors are () and may still be computing
 
@@ -180,13 +181,18 @@ def _group(optim: Optim, parts: tuple[Part, ...]) -> _Group:
             f"Optim '{optim.name}' steps {names}, which have no trainable parameter. "
             "Give the part the module that learns, or leave it out."
         )
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return _Group(optim, parts, params, _optimizer(optim, params))
+
+
+def _optimizer(optim: Optim, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """What `Optim.kind` names."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "laprop": LaProp}
     if optim.kind not in kinds:
         raise BadConfig(f"Optim '{optim.name}' is of kind {optim.kind!r}. Choose {list(kinds)}.")
-    optimizer = kinds[optim.kind](
-        params, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
-    return _Group(optim, parts, params, optimizer)
+    more: dict[str, Any] = {"weight_decay": optim.weight_decay}
+    if optim.kind == "laprop":
+        more = {"agc": optim.agc, "warmup": optim.warmup}
+    return kinds[optim.kind](params, lr=optim.lr, betas=optim.betas, eps=optim.eps, **more)
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "data": SMALL | {"agent", "envs"},
     "checkpoint": SMALL | {"data"},
     "metrics": SMALL | {"checkpoint"},
-    "learner": SMALL,
+    "learner": SMALL | {"nn"},
     "evidence": {"core", "data"},
     "run": SMALL | {"learner", "agent"},
     "train": ENGINE | {"learner", "checkpoint", "run"},

@@ -19,13 +19,16 @@ from typing import Any
 from reverie.core.errors import MissingExtra, UnknownName
 
 _TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "bandit", "lottery")
+_DREAMERS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3")
 
-# kind -> name -> path. A model is a WorldModel class; beside it in its module stand `default()`,
-# an instance of the paper's size, and `small()`, one that is checked in seconds. An oracle is a
-# function that builds a true model. A recipe is a function with keyword-only arguments that
-# returns a Run. An env is a namespace: a function of the rest of the id that returns a VectorEnv.
+# kind -> name -> path. A model is a WorldModel class; beside it, in its module or its row of a
+# table there, stand `default()`, an instance of the paper's size, and `small()`, one that is
+# checked in seconds. An oracle is a function that builds a true model. A recipe is a function with
+# keyword-only arguments that returns a Run. An env is a namespace: a function of the rest of the
+# id that returns a VectorEnv.
 _PATHS: dict[str, dict[str, str]] = {
     "model": {
+        **{name: f"reverie.models.dreamer:SCHOOLS.{name}.model" for name in _DREAMERS},
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
     },
     "oracle": {
@@ -90,7 +93,8 @@ def instance(name: str, *, small: bool = False) -> Any:
     table = {**_PATHS["oracle"], **_PATHS["model"]}
     path = table[_known("model", name, table)]
     if name in _PATHS["model"]:
-        path = f"{path.partition(':')[0]}:{'small' if small else 'default'}"
+        end = max(path.rfind(":"), path.rfind("."))
+        path = f"{path[: end + 1]}{'small' if small else 'default'}"
     return resolve(path)()
 
 

@@ -125,7 +125,7 @@ class Optim(NamedTuple):
 
     name: str = "main"
     lr: float = 1e-3
-    kind: str = "adam"  # "adam" | "adamw"
+    kind: str = "adam"  # "adam" | "adamw" | "laprop"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -133,6 +133,8 @@ class Optim(NamedTuple):
     clip_value: float | None = None  # each gradient element; None: not clipped
     decay: float = 1.0  # the learning rate is multiplied by this after each step
     lr_min: float = 0.0  # floor of the decayed learning rate
+    warmup: int = 0  # laprop: steps in which the learning rate rises from 0
+    agc: float | None = None  # laprop: a tensor's gradient norm over its own norm, at most
 
 
 class Heads(NamedTuple):
