@@ -29,7 +29,7 @@ class Planned(NamedTuple):
     action: Tensor  # (B, A) or (B,): taken last
     queue: Tensor  # (B, R, ...) actions to come, the next one first
     left: Tensor  # (B,) int64 of them, those still to be taken before the next plan
-    score: Tensor  # (B,) worth of the plan
+    extra: dict[str, Tensor]  # (B, ...) 'plan_score' and what else the planner said
     warm: Warm  # what the last plan found
 
 
@@ -93,7 +93,10 @@ class PlanAgent(Generic[S]):
         explore: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[Planned, Act]:
-        """See `Agent.act`. `Act.extra` has the worth of the plan, 'plan_score' (B,).
+        """See `Agent.act`.
+
+        `Act.extra` has the worth of the plan, 'plan_score' (B,), and the real numbers that its
+        `Plan.extra` has besides warm starts: a search's 'search_policy' and 'root_value'.
 
         Raises:
             SpaceMismatch: if an observation that the model reads is missing or of another shape.
@@ -111,7 +114,7 @@ class PlanAgent(Generic[S]):
             carry = self._planned(carry, obs, state, first, due, generator)
         action, queue = carry.queue[:, 0], carry.queue.roll(-1, 1)
         carry = carry._replace(state=state, action=action, queue=queue, left=carry.left - 1)
-        return carry, Act(action, {"plan_score": carry.score})
+        return carry, Act(action, dict(carry.extra))
 
     def _planned(
         self,
@@ -141,8 +144,11 @@ class PlanAgent(Generic[S]):
             )
         queue = plan.actions[:, : self._replan]
         left = torch.full_like(due, self._replan, dtype=torch.int64)
-        found = {name: x for name, x in plan.extra.items() if name.startswith("warm")}
-        new = Planned(state, queue[:, 0], queue, left, plan.score, found)
+        warm = {name: x for name, x in plan.extra.items() if name.startswith("warm")}
+        told = plan.extra.keys() - warm.keys()
+        extra = {name: plan.extra[name] for name in told if plan.extra[name].is_floating_point()}
+        extra["plan_score"] = plan.score
+        new = Planned(state, queue[:, 0], queue, left, extra, warm)
         if carry is None:
             return new
         return tree.where(due, new, carry._replace(state=state))

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
 from reverie.core import tree
@@ -162,6 +162,16 @@ def test_a_tree_without_chance_is_fooled_by_the_lottery(selection, outcome, wron
     model = Sure(x.tolist())
     planner = MCTS(selection, 200, heads=lent(model, 3))
     assert planner.plan(model, begin(model, [[0.0, 0.0]])).actions.tolist() == [[wrong]]
+
+
+@both
+def test_a_tree_of_one_draw_an_edge_is_fooled_as_often_as_the_draw_is_good(selection):
+    """The true model, without chance nodes: arm 1 looks like 2.0 in 80% of the trees."""
+    model = Lottery()
+    planner = MCTS(selection, 50, heads=lent(model, 3))
+    plan = planner.plan(model, begin(model, [[0.0, 0.0]] * 2000), generator=generator())
+    share = plan.actions[:, 0].bincount(minlength=3) / 2000
+    assert share.tolist() == pytest.approx([0.2, 0.8, 0.0], abs=0.03)
 
 
 @both
@@ -457,6 +467,28 @@ def test_forbidden_actions_are_never_tried(selection):
     assert (plan.extra["visits"][~mask] == 0).all()
     assert (plan.extra["search_policy"][~mask] == 0).all()
     assert plan.extra["search_policy"][1, 1] == 1
+
+
+def test_heads_are_lent_by_a_critic_and_an_actor():
+    """What is worth what is known to the networks only; halving looks at each move once."""
+    model, draw = Grid(), generator(3)
+    critic = nn.Embedding(20, 1, _weight=torch.randn(20, 1, generator=draw))
+    actor = nn.Embedding(20, 4, _weight=torch.zeros(20, 4))
+    heads = model.heads._replace(
+        value=lambda s: critic(s.cell)[:, 0],
+        policy=lambda s: Categorical(logits=actor(s.cell)),
+        reward=lambda s, a, n: torch.zeros(len(n.cell)),
+    )
+    cells = open_cells(model)
+    plan = MCTS(Gumbel(), 4, 1.0, heads=heads).plan(model, GridState(torch.tensor(cells)))
+    after = model.map.next_cell[cells]
+    worth = np.where(model.map.ends, 0, critic.weight.detach()[:, 0])[after]
+    assert plan.score.tolist() == pytest.approx(worth.max(1).tolist())
+    assert not plan.score.requires_grad
+    with torch.no_grad():
+        actor.weight[:, 2] = 20.0  # so sure that all simulations go down
+    sure = MCTS(PUCT(), 4, 1.0, heads=heads).plan(model, GridState(torch.tensor(cells)))
+    assert sure.extra["visits"].tolist() == [[0, 0, 4, 0]] * len(cells)
 
 
 def test_dirichlet_noise_is_mixed_into_the_allowed_prior():

@@ -6,15 +6,20 @@ import contextlib
 
 import pytest
 import torch
+from torch.distributions import Categorical
 
 from reverie.core.errors import BadConfig, MissingHead
-from reverie.core.types import Plan
+from reverie.core.types import Box, Plan
+from reverie.data.collect import collect
+from reverie.data.store import Store
 from reverie.envs import toy
-from reverie.envs.oracle import Bandit, Clock, TwoRooms
+from reverie.envs.oracle import Bandit, Clock, Grid, TwoRooms
 from reverie.evaluate.control import control
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
+from reverie.planners.mcts import MCTS
 from reverie.planners.objective import GoalDistance, Return, goal_of
+from reverie.planners.selection import PUCT
 
 
 def test_through_the_door_of_two_rooms():
@@ -76,6 +81,43 @@ def test_a_cold_agent_forgets():
     carry, _ = agent.act(None, seen(0), torch.tensor([True]))
     agent.act(carry, seen(1), torch.tensor([False]))
     assert planner.warm == [None, None]
+
+
+def test_a_search_acts_and_says_what_is_to_be_stored(tmp_path):
+    """The grid from its start, by a search with the true value; MuZero learns from the extras."""
+    model = Grid()
+    heads = model.heads._replace(policy=lambda s: Categorical(torch.ones(len(s.cell), 4)))
+    agent = PlanAgent(model, MCTS(PUCT(), 60, 1.0, heads=heads))
+    extra = {"search_policy": Box((4,)), "root_value": Box(()), "plan_score": Box(())}
+    with (
+        contextlib.closing(toy.Grid(3)) as env,
+        Store.create(tmp_path / "games", model.observations, model.actions, extra) as store,
+    ):
+        collect(env, agent, episodes=3, seed=0, on_episode=store.append)
+        episodes = [store[i] for i in range(3)]
+    for episode in episodes:
+        assert float(episode.reward.sum()) == 4.0  # seven steps, the last one to the goal
+        policy, value = episode.extra["search_policy"], episode.extra["root_value"]
+        assert policy.shape == (7, 4) and policy.sum(1).tolist() == pytest.approx([1.0] * 7)
+        assert policy.argmax(1).tolist() == episode.action.tolist()  # pUCT takes the most visited
+        assert value[-1] > 5 > value[0]  # the goal's 10 are one step away, and seven
+
+
+def test_what_a_search_says_stands_beside_its_own_row():
+    class Telling(Script):
+        def plan(self, model, state, objective, *, warm=None, generator=None):
+            plan = super().plan(model, state, objective, warm=warm, generator=generator)
+            told = torch.full((len(state.time),), float(len(self.warm)))
+            return plan._replace(score=-told, extra={**plan.extra, "root_value": told})
+
+    agent, carry, told = PlanAgent(Clock(), Telling(), replan=2), None, []
+    for t, first in enumerate([(True, True), (False, True), (False, False)]):
+        carry, act = agent.act(carry, seen(t, t), torch.tensor(first))
+        assert sorted(act.extra) == ["plan_score", "root_value"]
+        assert torch.equal(act.extra["plan_score"], -act.extra["root_value"])
+        told.append(act.extra["root_value"].tolist())
+    # The second row begins anew at step 1; the first one plans again at step 2.
+    assert told == [[1, 1], [1, 2], [3, 2]]
 
 
 def test_a_goal_is_embedded_as_a_state_is():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from reverie.core import tree
 from reverie.core.errors import BadConfig, MissingHead, SpaceMismatch
 from reverie.envs import rules
 from reverie.envs.kalman import Belief, LinearGaussian
-from reverie.envs.oracle import Clock, Grid, GridState, RoomState, TwoRooms
+from reverie.envs.oracle import Clock, ClockState, Grid, GridState, Lottery, RoomState, TwoRooms
 from reverie.planners.cem import CEM
 from reverie.planners.gradient import Gradient
 from reverie.planners.icem import ICEM, coloured
@@ -110,6 +111,16 @@ def test_permuting_the_batch_permutes_the_plan(planner):
     torch.testing.assert_close(mixed.actions, straight.actions[order], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("planner", [CEM(horizon=6), RandomShooting(horizon=6)], ids=name)
+def test_permuting_the_batch_permutes_discrete_plans(planner):
+    model, order = Grid(), torch.tensor([3, 0, 4, 1, 2])
+    state, objective = GridState(torch.tensor([0, 4, 7, 13, 16])), Return(model.heads)
+    straight = planner.plan(model, state, objective, generator=generator())
+    mixed = planner.plan(model, tree.take(state, order), objective, generator=generator())
+    assert torch.equal(mixed.actions, straight.actions[order])
+    assert torch.equal(mixed.score, straight.score[order])
+
+
 @pytest.mark.parametrize("planner", [*BOX, RandomShooting(horizon=H)], ids=name)
 def test_bounds_are_kept(planner):
     model = LinearGaussian(SURE)
@@ -130,6 +141,34 @@ def test_a_warm_start_helps_a_short_search(planner):
     cold = short.plan(model, state, objective, generator=generator())
     again = short.plan(model, state, objective, warm=warm, generator=generator())
     assert (again.score > cold.score).all()
+
+
+def test_a_warm_start_of_discrete_plans_goes_on_where_the_last_one_ended():
+    """One step later on the best way, one iteration keeps to it; a cold one finds nothing."""
+    model, objective = Grid(), Return(Grid().heads)
+    planner = CEM(horizon=9, samples=2000, iterations=12, elites=6, momentum=0.5)
+    state = GridState(torch.tensor([0]))
+    plan = planner.plan(model, state, objective, generator=generator())
+    assert plan.score.tolist() == [4.0]
+    later = model.predict(state, plan.actions[:, 0])
+    short = CEM(horizon=9, samples=20, iterations=1, elites=4)
+    warm = advance(plan.extra, 1, torch.tensor([False]))
+    again = short.plan(model, later, objective, warm=warm, generator=generator())
+    cold = short.plan(model, later, objective, generator=generator())
+    assert again.score.tolist() == [5.0]
+    assert cold.score < 0
+
+
+def test_particles_average_over_luck():
+    """One draw of arm 1 of the lottery looks like 2.0; a thousand tell that it is worth -0.4."""
+    model = Lottery()
+    state = model.encode({"vector": torch.zeros(50, 2)})
+    for planner in (RandomShooting(horizon=1, samples=30), CEM(horizon=1, samples=30, elites=5)):
+        lucky = planner.plan(model, state, Return(model.heads), generator=generator())
+        assert (lucky.actions[:, 0] == 1).float().mean() > 0.9
+        wise = replace(planner, particles=1000)
+        plan = wise.plan(model, state, Return(model.heads), generator=generator())
+        assert (plan.actions[:, 0] == 0).all()
 
 
 def test_what_is_warm_moves_on_and_restarts():
@@ -184,6 +223,14 @@ def test_the_wrong_kind_of_actions_names_the_right_planner(planner):
     model = Grid()
     with pytest.raises(SpaceMismatch, match="CEM or MCTS"):
         planner.plan(model, GridState(torch.tensor([0])), Return(model.heads))
+
+
+@pytest.mark.parametrize("planner", [*BOX[:4], RandomShooting()], ids=name)
+def test_nothing_is_planned_where_nothing_acts(planner):
+    model = Clock()
+    model.actions = None
+    with pytest.raises(SpaceMismatch, match=r"Only what acts can be planned|this model has none"):
+        planner.plan(model, ClockState(torch.zeros(1)), Return(model.heads))
 
 
 @pytest.mark.parametrize(

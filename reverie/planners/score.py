@@ -16,7 +16,7 @@ from torch import Tensor
 from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import WorldModel
-from reverie.core.types import Box, Discrete, Plan
+from reverie.core.types import Box, Plan
 from reverie.imagine import rollout
 from reverie.planners.objective import Objective
 
@@ -144,22 +144,6 @@ def box(model: WorldModel[Any], who: str) -> Box:
         other = "CEM or MCTS" if who != "CEM" else "MCTS"
         mend = f"Use {other}." if model.actions else "Only what acts can be planned."
         raise SpaceMismatch(f"{who} plans in a Box of actions, not in {model.actions}. {mend}")
-    return model.actions
-
-
-def discrete(model: WorldModel[Any], who: str) -> Discrete:
-    """The model's Discrete actions.
-
-    Args:
-        model: to plan in.
-        who: plans, for the message.
-
-    Raises:
-        SpaceMismatch: if it has another kind, or none.
-    """
-    if not isinstance(model.actions, Discrete):
-        mend = "Use CEM, ICEM or MPPI." if model.actions else "Only what acts can be planned."
-        raise SpaceMismatch(f"{who} plans in Discrete actions, not in {model.actions}. {mend}")
     return model.actions
 
 
