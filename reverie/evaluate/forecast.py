@@ -143,21 +143,46 @@ def forecast(
         BadData: if the model acts and the segments have no actions.
         SpaceMismatch: if the model reads what the segments do not have.
     """
-    now = held.context - 1
-    start, *seen = _states(model, held.batch, generator)[now:]
-    followed = tree.stack([start, *seen])
+    start, followed = beginning(model, held, generator=generator)
     if model.actions is None:
         run = rollout(model, start, None, horizon=held.horizon, generator=generator)
         return Forecast(run.states, followed, None)
     if actions is None:
-        if held.batch.action is None:
-            raise BadData(
-                f"{model.heads.owner} predicts under actions, but these segments have none. "
-                "Record episodes with actions."
-            )
-        actions = held.batch.action[:, now:]
+        actions = recorded(model, held)
     run = rollout(model, start, actions, generator=generator)
     return Forecast(run.states, followed, actions)
+
+
+@torch.no_grad()
+def beginning(
+    model: WorldModel[Any], held: Held, *, generator: torch.Generator | None = None
+) -> tuple[Any, Any]:
+    """What is known after the context, and what is known later on.
+
+    Args:
+        model: any world model.
+        held: segments.
+        generator: of the model's randomness.
+
+    Returns:
+        The state (E, ...) after the context, and the states (E, H+1, ...) from it on.
+    """
+    states = _states(model, held.batch, generator)[held.context - 1 :]
+    return states[0], tree.stack(states)
+
+
+def recorded(model: WorldModel[Any], held: Held) -> Tensor:
+    """The actions (E, H, ...) after the context.
+
+    Raises:
+        BadData: if the segments have none.
+    """
+    if held.batch.action is None:
+        raise BadData(
+            f"{model.heads.owner} predicts under actions, but these segments have none. "
+            "Record episodes with actions."
+        )
+    return held.batch.action[:, held.context - 1 :]
 
 
 def along(head: Callable[..., Tensor], *trees: Any, length: int) -> Tensor:

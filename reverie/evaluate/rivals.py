@@ -6,16 +6,15 @@ imagine and the forecasts beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from reverie.core import tree
 from reverie.core.model import WorldModel
 from reverie.core.types import Heads
-from reverie.evaluate.forecast import Forecast, Held, along, forecast
+from reverie.evaluate.forecast import Forecast, Held, along, beginning, forecast, recorded
 from reverie.imagine import rollout
 
 
@@ -64,6 +63,7 @@ def rivals(
     return found
 
 
+@torch.no_grad()
 def both(
     model: WorldModel[Any], held: Held, *, generator: torch.Generator | None = None
 ) -> tuple[Forecast, Forecast | None]:
@@ -79,33 +79,21 @@ def both(
     Returns:
         The forecast, and its twin; None where nothing acts.
     """
-    drawn = twins(model, generator)
-    own = forecast(model, held, generator=next(drawn))
-    if own.actions is None:
-        return own, None
-    return own, under(model, own, own.actions.roll(1, 0), next(drawn))
+    if model.actions is None:
+        return forecast(model, held, generator=generator), None
+    actions = recorded(model, held)
+    start, followed = beginning(model, held, generator=generator)
+    noise = twins(model, generator)
+    own, blind = (
+        Forecast(rollout(model, start, a, generator=next(noise)).states, followed, a)
+        for a in (actions, actions.roll(1, 0))
+    )
+    return own, blind
 
 
-def twins(model: WorldModel[Any], generator: torch.Generator | None) -> Any:
+def twins(model: WorldModel[Any], generator: torch.Generator | None) -> Iterator[torch.Generator]:
     """Endless generators on the model's device that all draw the same numbers."""
     place = None if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=place))
     while True:
         yield torch.Generator(model.device).manual_seed(seed)
-
-
-@torch.no_grad()
-def under(
-    model: WorldModel[Any], own: Forecast, actions: Tensor, generator: torch.Generator
-) -> Forecast:
-    """The same beginning, imagined under other actions.
-
-    Args:
-        model: any world model that acts.
-        own: a forecast of it.
-        actions: (E, H, ...).
-        generator: of the model's randomness.
-    """
-    start = tree.unstack(own.imagined, actions.shape[1] + 1)[0]
-    run = rollout(model, start, actions, generator=generator)
-    return Forecast(run.states, own.followed, actions)
