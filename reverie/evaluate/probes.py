@@ -18,7 +18,7 @@ from torch import Tensor
 FOLDS = 5
 PENALTIES = tuple(10.0**k for k in range(-4, 5))  # of ridge, times the number of steps
 STEPS = 4_000  # that a ridge is fitted to, about; more tell it little
-HIDDEN, UPDATES, BATCH, RATE = 64, 400, 256, 3e-3  # of the MLP
+HIDDEN, UPDATES, BATCH, RATE, LOOK = 64, 400, 256, 3e-3, 20  # of the MLP
 PIXELS = 64  # principal components of a frame
 
 
@@ -98,7 +98,7 @@ class _Solved:
 
 
 def mlp(task: Task, others: Tensor, generator: torch.Generator) -> Tensor:
-    """Probe with one hidden layer of 64; those of all folds learn side by side.
+    """Probe with one hidden layer of 64, stopped early; those of all folds learn side by side.
 
     Args:
         task: features and targets of all episodes.
@@ -108,34 +108,56 @@ def mlp(task: Task, others: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         (E, T', Y), each episode told by a probe that never saw it.
     """
+    device = task.features.device
     fold = folds(len(task.features), generator)
-    x, y = task.features.float(), task.targets.float()
-    mean, scale = _moments(x)
-    centre, spread = _moments(y)
-    steps, device = x.shape[1], x.device
-    rows = [(fold != f).nonzero()[:, 0] for f in range(FOLDS)]
+    (x, mean, scale), (y, centre, spread) = (_standard(z.float()) for z in task)
     net = _Nets(x.shape[-1], y.shape[-1], generator).to(device)
-    optim = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
-    warm = torch.optim.lr_scheduler.CosineAnnealingLR(optim, UPDATES)
-    x, y = (x - mean) / scale, (y - centre) / spread
-    with torch.enable_grad():
-        for _ in range(UPDATES):
-            episode = torch.stack(
-                [r[torch.randint(len(r), (BATCH,), generator=generator)] for r in rows]
-            ).to(device)
-            step = torch.randint(steps, (FOLDS, BATCH), generator=generator).to(device)
-            loss = (net(x[episode, step]) - y[episode, step]).square().mean()
-            optim.zero_grad()
-            loss.backward()
-            optim.step()
-            warm.step()
+    rows = [(fold != f).nonzero()[:, 0] for f in range(FOLDS)]
+    chosen = [r[torch.arange(len(r)) % 4 == 3] for r in rows]
+    fitted = [r[torch.arange(len(r)) % 4 != 3] for r in rows]
+
+    def draw(episodes: list[Tensor], count: int) -> Task:
+        row = torch.stack(
+            [r[torch.randint(len(r), (count,), generator=generator)] for r in episodes]
+        ).to(device)
+        step = torch.randint(x.shape[1], (FOLDS, count), generator=generator).to(device)
+        return Task(x[row, step], y[row, step])
+
+    _fit(net, lambda: draw(fitted, BATCH), draw(chosen, 4 * BATCH))
     return _told(net, (others.float() - mean) / scale, fold.to(device)) * spread + centre
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) of (E, T, D)."""
+def _standard(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(E, T, D) in units of its spread, with its mean and spread (D,)."""
     flat = x.flatten(0, 1)
-    return flat.mean(0), flat.std(0, unbiased=False).clamp(min=1e-6)
+    mean, scale = flat.mean(0), flat.std(0, unbiased=False).clamp(min=1e-6)
+    return (x - mean) / scale, mean, scale
+
+
+@torch.enable_grad()
+def _fit(net: _Nets, draw: Callable[[], Task], check: Task) -> None:
+    """Learn, and keep of each fold the weights that were best on the check."""
+    optim = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
+    best = _loss(net, check).detach()
+    kept = [w.detach().clone() for w in net.parameters()]
+    for update in range(1, UPDATES + 1):
+        optim.zero_grad()
+        _loss(net, draw()).sum().backward()
+        optim.step()
+        if update % LOOK == 0:
+            lost = _loss(net, check).detach()
+            better = (lost < best)[:, None, None]
+            best = torch.minimum(best, lost)
+            for keep, w in zip(kept, net.parameters(), strict=True):
+                keep.copy_(torch.where(better, w.detach(), keep))
+    with torch.no_grad():
+        for keep, w in zip(kept, net.parameters(), strict=True):
+            w.copy_(keep)
+
+
+def _loss(net: _Nets, task: Task) -> Tensor:
+    """(F,) mean squared errors."""
+    return (net(task.features) - task.targets).square().mean((1, 2))
 
 
 class _Nets(torch.nn.Module):
@@ -147,7 +169,8 @@ class _Nets(torch.nn.Module):
         def weights(a: int, b: int) -> torch.nn.Parameter:
             return torch.nn.Parameter(torch.randn(FOLDS, a, b, generator=generator) / a**0.5)
 
-        self.first, self.second = weights(inputs, HIDDEN), weights(HIDDEN, outputs)
+        self.first = weights(inputs, HIDDEN)
+        self.second = torch.nn.Parameter(torch.zeros(FOLDS, HIDDEN, outputs))  # begins at the mean
         self.bias = torch.nn.Parameter(torch.zeros(FOLDS, 1, HIDDEN))
         self.shift = torch.nn.Parameter(torch.zeros(FOLDS, 1, outputs))
 
