@@ -17,6 +17,7 @@ import numpy as np
 
 from reverie.core.errors import BadData, SpaceMismatch
 from reverie.core.types import Box, Discrete, Space, space_from_json, space_to_json
+from reverie.data.bounds import Bounds
 from reverie.data.episode import Episode
 
 VERSION = 1
@@ -56,13 +57,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """The spaces of a store and its columns by name: 'obs.image', 'action', 'first', ..."""
+    """The spaces of a store and its columns by name: 'obs.image', 'action', 'first', ...
+
+    Attributes:
+        bounds: the world's range of Box actions, which are recorded in [-1, 1]; None: that is it.
+    """
 
     observations: dict[str, Space]
     actions: Space | None
     extra: dict[str, Space]
     rewards: bool
     columns: dict[str, Column]
+    bounds: Bounds | None = None
 
     @classmethod
     def of(
@@ -72,6 +78,7 @@ class Schema:
         extra: Mapping[str, Space],
         *,
         rewards: bool,
+        bounds: Bounds | None = None,
     ) -> Schema:
         """The schema that records these spaces.
 
@@ -89,7 +96,7 @@ class Schema:
         for flag in ("terminated", "truncated", "first"):
             spaces[flag] = Box((), dtype="bool")
         columns = {name: column_for(name, space) for name, space in spaces.items()}
-        return cls(dict(observations), actions, dict(extra), rewards, columns)
+        return cls(dict(observations), actions, dict(extra), rewards, columns, bounds)
 
     @classmethod
     def read(cls, folder: Path) -> Schema:
@@ -99,7 +106,22 @@ class Schema:
             BadData: if it is absent, of another version, or not a schema.
         """
         try:
-            value = json.loads((folder / "schema.json").read_text())
+            return cls.parse((folder / "schema.json").read_text(), folder)
+        except FileNotFoundError:
+            raise BadData(
+                f"A store was asked for at {folder}, but there is no schema.json. "
+                "Give the folder that Store.create made."
+            ) from None
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Schema:
+        """What `to_bytes` wrote, found in a folder.
+
+        Raises:
+            BadData: if it is of another version, or not a schema.
+        """
+        try:
+            value = json.loads(text)
             if value["version"] != VERSION:
                 raise BadData(
                     f"{folder} is a store of version {value['version']}, but this is version "
@@ -111,12 +133,8 @@ class Schema:
             }
             observations, extra = _spaces(value["observations"]), _spaces(value["extra"])
             actions = space_from_json(value["actions"])
-            return cls(observations, actions, extra, bool(value["rewards"]), columns)
-        except FileNotFoundError:
-            raise BadData(
-                f"A store was asked for at {folder}, but there is no schema.json. "
-                "Give the folder that Store.create made."
-            ) from None
+            bounds = Bounds.from_json(value.get("bounds"))
+            return cls(observations, actions, extra, bool(value["rewards"]), columns, bounds)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, BadData):
                 raise
@@ -134,6 +152,7 @@ class Schema:
             "actions": space_to_json(self.actions),
             "extra": {n: space_to_json(s) for n, s in self.extra.items()},
             "rewards": self.rewards,
+            "bounds": self.bounds.to_json() if self.bounds else None,
             "columns": {name: asdict(column) for name, column in self.columns.items()},
         }
         return json.dumps(value, indent=2).encode() + b"\n"

@@ -31,6 +31,7 @@ import numpy as np
 from reverie.core.errors import BadData
 from reverie.core.types import Box, Space
 from reverie.data import index
+from reverie.data.bounds import Bounds
 from reverie.data.episode import Episode
 from reverie.data.files import Held, full_disk, replace, sync_folder
 from reverie.data.schema import HEADER, Column, Schema, bytes_of, computed
@@ -77,6 +78,7 @@ class Store:
         extra: Mapping[str, Space] | None = None,
         *,
         rewards: bool = True,
+        bounds: Bounds | None = None,
     ) -> Store:
         """Make an empty store and open it for writing.
 
@@ -86,6 +88,7 @@ class Store:
             actions: Box, Discrete, or None where no actions are recorded.
             extra: what agents write beside each action.
             rewards: whether rewards are recorded.
+            bounds: the world's range of Box actions, which are recorded in [-1, 1].
 
         Raises:
             BadData: if the path is taken or a name cannot be a file's.
@@ -97,7 +100,7 @@ class Store:
                 f"A new store was asked for at {path}, but something is there. "
                 "Open it with Store.open, or choose another path."
             )
-        schema = Schema.of(observations, actions, extra or {}, rewards=rewards)
+        schema = Schema.of(observations, actions, extra or {}, rewards=rewards, bounds=bounds)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with full_disk(path, lambda: "no store was made"):
             try:
