@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "run": SMALL | {"learner", "agent"},
     "train": ENGINE | {"learner", "checkpoint", "run"},
     "evaluate": LEARNING,
-    "player": LEARNING | {"evaluate"},
+    "player": LEARNING | {"evaluate", "loaded"},
     "recipes": LEARNING | {"evaluate", "models"},
     "bench": LEARNING | {"evaluate", "models", "recipes"},
     "loaded": LEARNING | {"evaluate"},

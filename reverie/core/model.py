@@ -42,11 +42,14 @@ class WorldModel(nn.Module, abc.ABC, Generic[S]):
         card: the taxonomy entry.
         observations: modalities it reads, by name.
         actions: Box, Discrete, or None where nothing acts. May be learned.
+        temperature: how widely `predict` draws z: 1 as it was learned, less is surer. May be set
+            between calls. None: z has none that could be turned.
     """
 
     card: ClassVar[Card]
     observations: dict[str, Space]
     actions: Space | None
+    temperature: float | None = None
 
     @abc.abstractmethod
     def encode(self, obs: dict[str, Tensor]) -> Any:

@@ -174,9 +174,9 @@ class WorldModels2018(WorldModel[State]):
     ) -> None:
         super().__init__()
         size = _check(config, observations, actions)
-        self.config = config
+        self.config, self.actions = config, actions
         self.observations = {"image": observations["image"]}
-        self.actions = actions
+        self.temperature: float = config.temperature
         self.vision = Vision(config.latent, config.vision_channels, size)
         self.memory = Memory(config, self._inputs_size())
 
@@ -226,7 +226,7 @@ class WorldModels2018(WorldModel[State]):
         if z is None:
             like = {"generator": generator, "device": hidden.device, "dtype": hidden.dtype}
             z = torch.rand(state.z.shape, **like), torch.randn(state.z.shape, **like)
-        drawn = mixture_sample(raw, z, self.config.temperature)
+        drawn = mixture_sample(raw, z, self.temperature)
         return State(drawn, hidden, cell, torch.zeros_like(state.first))
 
     @property
