@@ -19,7 +19,7 @@ import numpy as np
 
 from reverie.core import registry
 from reverie.core.errors import BadData
-from reverie.core.types import Box, Discrete, Space
+from reverie.core.types import Discrete, Space
 from reverie.data.episode import Episode
 from reverie.data.formats.format import ColumnMap, Format, Note
 from reverie.data.formats.layout import pictures_last, taken, world_action
@@ -88,7 +88,13 @@ class _Table:
     def _episode(self, i: int) -> Any:
         """An episode; the last one is kept, since it is asked for twice."""
         if self._held is None or self._held[0] != i:
-            (episode,) = self._set.iterate_episodes([i])
+            try:
+                (episode,) = self._set.iterate_episodes([i])
+            except (KeyError, OSError, ValueError) as error:
+                raise BadData(
+                    f"Minari cannot read episode {i} of {self.where} ({error}). "
+                    "Copy the data again, or load it with the Minari that wrote it."
+                ) from None
             self._held = (i, episode)
         return self._held[1]
 
@@ -207,11 +213,11 @@ def _space(space: Space, schema: Schema | None = None) -> Any:
         return spaces.Box(*np.array([bounds.low, bounds.high], np.float32), dtype=np.float32)
     shape = _last(space.shape) if is_picture(space) else space.shape
     dtype = np.dtype(space.dtype)
-    if dtype.kind == "f":
-        return spaces.Box(space.low, space.high, shape, dtype.type)
-    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    wide = Box(space.shape, max(space.low, low), min(space.high, high))
-    return spaces.Box(dtype.type(wide.low), dtype.type(wide.high), shape, dtype.type)
+    low, high = space.low, space.high
+    if dtype.kind != "f":
+        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        low, high = max(low, least), min(high, most)
+    return spaces.Box(np.full(shape, low, dtype), np.full(shape, high, dtype), dtype=dtype.type)
 
 
 def _last(shape: tuple[int, ...]) -> tuple[int, ...]:

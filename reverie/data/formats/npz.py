@@ -184,14 +184,19 @@ class _Table:
         """Whether row t holds the action that was taken there."""
         if self._map.action_row:
             return self._map.action_row == "taken"
-        firsts, lasts = [], []
+        silent: dict[str, list[bool]] = {"is_first": [], "is_last": []}
+        flags = [name for name in silent if name in self._keys]
         for i in range(min(len(self), _PROBED)):
-            rows = self._rows(i, [self._action])[self._action]
-            firsts.append(not rows[0].any())
-            lasts.append(not rows[-1].any())
-        led_here = all(firsts) and not all(lasts)
+            rows = self._rows(i, [self._action, *flags])
+            zero = ~np.any(
+                rows[self._action].reshape(len(rows[self._action]), -1), 1, keepdims=True
+            )
+            for name in flags:
+                silent[name] += zero[rows[name].reshape(-1).astype(bool)].ravel().tolist()
+        firsts, lasts = (all(silent[name]) for name in silent)
+        led_here = firsts and not lasts
         where = "first" if led_here else "last"
-        sure = all(firsts) != all(lasts)
+        sure = firsts != lasts
         self.said.append(
             f"An action is taken to have {'led to' if led_here else 'been taken at'} the "
             f"observation of its row ({f'the {where} rows hold zeros' if sure else 'as DreamerV3'})"
@@ -216,7 +221,7 @@ class _Table:
 def _load(file: Path) -> Iterator[Any]:
     """The arrays of a file, read when asked for; nothing in it is run."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             yield arrays
     except BadData:
         raise
@@ -234,15 +239,15 @@ def _chains(files: Sequence[Path]) -> list[list[Path]]:
     if len(named) != len(files):
         return [[file] for file in files]
     followers = {parts[file][2] for file in files}
-    chains = []
-    for file in files:
-        if parts[file][1] in followers:
-            continue
+    begins = [file for file in files if parts[file][1] not in followers]
+    chains, seen = [], set()
+    for file in (*begins, *files):  # what no beginning leads to, as in a circle, comes last
         chain, here = [], file
-        while here is not None:
+        while here is not None and here not in seen:
+            seen.add(here)
             chain.append(here)
             here = named.get(parts[here][2])
-        chains.append(chain)
+        chains += [chain] if chain else []
     return chains
 
 
