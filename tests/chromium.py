@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import shutil
@@ -159,8 +160,6 @@ class Tab:
 
     def close(self) -> None:
         """Close the tab."""
-        try:
+        with contextlib.suppress(Exception):  # the browser may be gone
             self.ask("Page.close")
-        except Exception:  # noqa: BLE001  # the browser may be gone
-            pass
         self._socket.close()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from reverie.core.errors import BadConfig, BadData, ReverieError
+from reverie.player import show
 from reverie.player.messages import Command, pack
 from reverie.player.session import Session
 from reverie.player.subject import Subject
@@ -226,7 +227,7 @@ class Engine:
         elif what.do == "step":
             seat.once = True
         elif what.do == "film":
-            seat.emit(Film(session.film(), what.fields["kind"], session.rate))
+            seat.emit(Film(show.film(session), what.fields["kind"], session.rate))
         elif what.do == "peek":
             found = self.subject.album.frame(what.fields["episode"], what.fields["step"])
             pictures = [] if found is None else [found]
@@ -257,7 +258,7 @@ class Engine:
         if seat.session is not None:
             seat.changed = False
             measured = {"ms": self._millis, "together": self._rows, "people": len(self._seats)}
-            seat.emit(seat.session.frame(**measured))
+            seat.emit(show.frame(seat.session, **measured))
 
 
 def _is_due(seat: _Seat, now: float) -> bool:

@@ -13,19 +13,16 @@ import numpy as np
 import torch
 
 from reverie.core.errors import BadData, ReverieError
-from reverie.evaluate.film import difference
 from reverie.player.album import picture_of, tensors, watched
 from reverie.player.branches import Branch, Branches, Moment, Real
 from reverie.player.drive import Driver
-from reverie.player.glimpse import Glimpse, look
+from reverie.player.glimpse import look
 from reverie.player.hands import Action
-from reverie.player.messages import Command, pack
+from reverie.player.messages import Command
 from reverie.player.reality import Event, Reality, Recording, World
 from reverie.player.subject import Subject, nothing
 
 RATE = 24.0  # frames a second, unless the person says otherwise
-FILM = 240  # frames of a film at most
-SHOWN = 32  # numbers of a vector that the page draws
 
 
 class Move(NamedTuple):
@@ -56,7 +53,8 @@ class Session:
         self.answered = 0  # the number of the person's last action
         self._reality: Reality | None = None
         self._world: World | None = None
-        self._why = ""  # there is no reality
+        self._ended: tuple[int, Real] | None = None  # when reality was over, and its last moment
+        self.why = ""  # nothing real is beside the dream
         self.notices: list[str] = []
         self.life = 0  # how many dreams were begun
         self.branches = self._begun()
@@ -144,7 +142,8 @@ class Session:
         """
         self.branches = Branches(self._moment(self._seen({"image": pixels})))
         self.life += 1
-        self._reality, self._why = None, "This dream began in your picture: nothing is beside it."
+        self._ended, self._reality = None, None
+        self.why = "This dream began in your picture: nothing is beside it."
         self.driver.forget()
 
     # --- the beginning ----------------------------------------------------------------------------
@@ -153,6 +152,7 @@ class Session:
         """A dream from a moment of the album, else from a new episode of the world."""
         subject = self.subject
         self.life += 1
+        self._ended, self.why = None, ""
         if episode is None and subject.world is not None:
             if self._world is None:
                 self._world = World(subject.world(int(self._seeds.integers(2**31))), subject.hands)
@@ -168,7 +168,7 @@ class Session:
         else:
             obs = nothing(subject.model)
             moment, self._reality = self._moment(self._seen(obs)), None
-            self._why = "There is no world and no data here, so the dream began in grey."
+            self.why = "There is no world and no data here, so the dream began in grey."
         if self._reality is not None:
             event = Event(obs, None, "")
             moment = moment._replace(real=self._met(moment, event, moment.state))
@@ -242,9 +242,9 @@ class Session:
             event = None if reality is None else reality.step(action)
         except Exception as error:  # noqa: BLE001  # a world is foreign code; the dream goes on
             self._reality, self._world, event = None, None, None
-            self._why = f"The world stopped working ({type(error).__name__}); the dream goes on."
+            self.why = f"The world stopped working ({type(error).__name__}); the dream goes on."
         if event is None and isinstance(reality, Recording):
-            self._why = "The recording did something else from here on."
+            self.why = "The recording did something else from here on."
         return None if event is None else (event, before.state, action)
 
     def meet(self, event: Event, state: Any) -> None:
@@ -255,7 +255,10 @@ class Session:
             state: (1, ...) what the model makes of it.
         """
         moments = self.branches.get(0).moments
-        moments[-1] = moments[-1]._replace(real=self._met(moments[-1], event, state))
+        real = self._met(moments[-1], event, state)
+        moments[-1] = moments[-1]._replace(real=real)
+        if event.over:
+            self._ended = (self.branches.get(0).end, real)
 
     def _met(self, moment: Moment, event: Event, state: Any) -> Real:
         """What really was seen, compared with what was dreamed."""
@@ -283,132 +286,15 @@ class Session:
             self._world.close()
             self._world = None
 
-    # --- what is shown ----------------------------------------------------------------------------
-
     def say(self, error: ReverieError) -> None:
         """Tell the person at the next frame."""
         self.notices.append(str(error))
 
-    def frame(self, **measured: float) -> bytes:
-        """All that the page shows now, as one message.
-
-        Args:
-            **measured: by the engine.
-        """
-        branches, pictures = self.branches, list[np.ndarray]()
-        steered = branches.steered
-        rows = [self._row(branch, pictures) for branch in branches.all]
-        real = branches.get(0).at(branches.time).real
-        header = {
-            "kind": "frame",
-            "life": self.life,
-            "t": branches.time,
-            "first": steered.first,
-            "end": steered.end,
-            "keep": branches.keep,
-            "selected": branches.selected,
-            "playing": self.playing,
-            "waiting": self.waiting,
-            "driver": self.driver.who,
-            "rate": self.rate,
-            "temperature": self.temperature,
-            "uncertain": self.uncertain,
-            "goal": self.driver.goal is not None,
-            "n": self.answered,
-            "branches": rows,
-            "real": None if real is None else self._real(real, pictures),
-            "why": self._why if real is None else "",
-            "plan": self._plan(pictures),
-            "notices": self.notices,
-            **measured,
-        }
-        self.notices = []
-        return pack(header, pictures)
-
-    def _row(self, branch: Branch, pictures: list[np.ndarray]) -> dict[str, Any]:
-        """One branch now."""
-        time = self.branches.time
-        moment = branch.at(time)
-        glimpse = moment.glimpse
-        drawn, alike = glimpse.picture, False
-        if drawn is None:
-            drawn = self._resembles(glimpse)
-            alike = drawn is not None
-        return {
-            "id": branch.number,
-            "fork": branch.fork,
-            "end": branch.end,
-            "frozen": branch.end < time,
-            "action": moment.action,
-            "reward": moment.reward,
-            "spread": moment.spread,
-            "cont": glimpse.cont,
-            "value": glimpse.value,
-            "policy": glimpse.policy,
-            "vector": _few(glimpse.vector),
-            "picture": _placed(pictures, drawn),
-            "alike": alike,
-        }
-
-    def _resembles(self, glimpse: Glimpse) -> np.ndarray | None:
-        """The real picture that is nearest to a state without one."""
-        album = self.subject.nearest
-        return None if album is None or glimpse.embed is None else album.of(glimpse.embed)
-
-    def _real(self, real: Real, pictures: list[np.ndarray]) -> dict[str, Any]:
-        """Reality now, and where it differs."""
-        drawn = self.branches.get(0).at(self.branches.time).glimpse.picture
-        apart = None
-        if drawn is not None and real.picture is not None and drawn.shape == real.picture.shape:
-            apart = difference(drawn, real.picture, 2.0)
-        return {
-            "picture": _placed(pictures, real.picture),
-            "difference": _placed(pictures, apart),
-            "vector": _few(real.vector),
-            "reward": real.reward,
-            "over": real.over,
-            "pixel": real.pixel,
-            "apart": real.apart,
-        }
-
-    def _plan(self, pictures: list[np.ndarray]) -> dict[str, Any] | None:
-        """What the planner considered, once."""
-        found, self.driver.considered = self.driver.considered, None
-        if found is None:
-            return None
-        strips = [np.concatenate(row, -1) for row in found.pictures if row]
-        return {"scores": found.scores, "strips": [_placed(pictures, strip) for strip in strips]}
-
-    def film(self) -> np.ndarray:
-        """The steered branch's last frames (N, 3, h, w) uint8, reality on the right if it is there.
-
-        Raises:
-            BadData: if nothing of it is a picture.
-        """
-        branches, frames = self.branches, []
-        steered = branches.steered
-        for time in range(max(steered.first, branches.time - FILM + 1), branches.time + 1):
-            moment = steered.at(time)
-            drawn = moment.glimpse.picture
-            drawn = self._resembles(moment.glimpse) if drawn is None else drawn
-            if drawn is None:
-                raise BadData("A film needs pictures, but this dream is made of numbers alone.")
-            real = None if moment.real is None else moment.real.picture
-            frames.append((drawn, real if real is not None and real.shape == drawn.shape else None))
-        if any(real is not None for _, real in frames):
-            blank = np.zeros_like(frames[0][0])
-            return np.stack([np.concatenate([d, blank if r is None else r], -1) for d, r in frames])
-        return np.stack([drawn for drawn, _ in frames])
-
-
-def _few(vector: np.ndarray | None) -> list[float] | None:
-    """The first numbers of a vector."""
-    return None if vector is None else vector[:SHOWN].tolist()
-
-
-def _placed(pictures: list[np.ndarray], picture: np.ndarray | None) -> int | None:
-    """Put a picture behind the others; its place."""
-    if picture is None:
-        return None
-    pictures.append(picture)
-    return len(pictures) - 1
+    @property
+    def real(self) -> Real | None:
+        """Reality now; after its end, its last moment without comparisons; None: there is none."""
+        first, time = self.branches.get(0), self.branches.time
+        found = first.at(time).real if time <= first.end else None
+        if found is None and self._ended is not None and time > self._ended[0]:
+            return self._ended[1]._replace(pixel=None, apart=None, reward=None)
+        return found
