@@ -59,8 +59,8 @@ def test_a_uniform_and_a_coin_of_unit_variance_are_told_from_a_normal():
     coin = torch.ones(512, 1)
     coin[::2] = -1
     one = torch.ones(1, 1)
-    assert epps_pulley(uniform, one).item() == pytest.approx(61, abs=12)
-    assert epps_pulley(coin, one).item() == pytest.approx(52.65, abs=0.5)
+    assert epps_pulley(uniform, one).item() == pytest.approx(65.96, abs=10)
+    assert epps_pulley(coin, one).item() == pytest.approx(52.74, abs=0.2)
 
 
 def test_the_statistic_is_the_integral_that_it_stands_for():
