@@ -153,6 +153,20 @@ def test_any_number_of_layers(sizes):
     torch.testing.assert_close(slow.score, fast.score)
 
 
+@pytest.mark.parametrize("b", [1, 3, 4, 7, 64])
+def test_products_are_those_of_torch_and_each_rows_own(b):
+    """Rows are multiplied four at a time and inputs four at a time; here neither comes out even."""
+    torch.manual_seed(b)
+    model = Small(mlp(6 + 3, 21, 7), mlp(6, 21, 13, 4), rescale=False).requires_grad_(False)
+    x = torch.randn(b, 6)
+    logits, value = model.compiled().root(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(logits), model.f(x)[:, :-1])
+    torch.testing.assert_close(torch.from_numpy(value), model.f(x)[:, -1])
+    for i in range(b):
+        alone, _ = model.compiled().root(x[i : i + 1].numpy())
+        assert (alone[0] == logits[i]).all()
+
+
 def test_a_row_alone_is_searched_as_in_the_batch():
     model = dense(0, rescale=True)
     planner = MCTS(PUCT(), 50, compiled=model.compiled())
