@@ -290,7 +290,7 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence():
     with pytest.raises(MissingHead, match=r"ActorCritic .without a reward head. needs cont"):
         ActorCritic(box, V1, heads=box.heads._replace(reward=None, cont=None))
     wide = DreamerV3(
-        SCHOOLS["dreamer_v3"].small().config, {"vector": Box((2,))}, Box((1,), -2.0, 2.0)
+        SCHOOLS["dreamer_v3"].small().design, {"vector": Box((2,))}, Box((1,), -2.0, 2.0)
     )
     with pytest.raises(SpaceMismatch, match=r"acts in \[-1, 1\], but the Box is -2.0..2.0"):
         ActorCritic(wide, V3)

@@ -101,7 +101,7 @@ def test_actions_beyond_their_space_count_as_its_edge(generator):
     batch = sample_batch(model, (2, 3), 0, obs=None, extra=None)
     state = model.observe(None, None, model.encode({k: v[:, 0] for k, v in batch.obs.items()}))
     edge, far = torch.tensor([[1.0, -0.5]] * 2), torch.tensor([[7.0, -0.5]] * 2)
-    z = torch.rand(2, model.config.latent.size)
+    z = model.design.latent.noise((2,), generator, edge)
     a, b = model.predict(state, edge, z=z), model.predict(state, far, z=z)
     torch.testing.assert_close(a.memory, b.memory)
 

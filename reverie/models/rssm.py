@@ -182,7 +182,7 @@ class RSSM(WorldModel[State]):
     ) -> None:
         super().__init__()
         pictures, vectors, acted = _check(self.card.name, config, observations, actions)
-        self.config = config
+        self.design = config  # of objects, which a file cannot hold: `load_model` wants a recipe
         self.observations = {name: observations[name] for name in (*pictures, *vectors)}
         self.actions = actions
         c, features = config, config.memory + config.latent.size
@@ -231,8 +231,8 @@ class RSSM(WorldModel[State]):
                 moved = moved * keep
         memory = self.recurrence.step(*state, self.recurrence.project(moved))
         raw = self.posterior(memory, self.posterior.seen(h))
-        noise = self.config.latent.noise((len(h),), generator, memory)
-        return State(memory, self.config.latent.draw(raw, noise))
+        noise = self.design.latent.noise((len(h),), generator, memory)
+        return State(memory, self.design.latent.draw(raw, noise))
 
     def predict(
         self,
@@ -242,18 +242,18 @@ class RSSM(WorldModel[State]):
         z: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> State:
-        """Move the memory, then draw z from the prior; `z` is the noise (B, Z) behind the draw."""
+        """Move the memory, then draw z from the prior; `z` is the noise of that draw (B, ...)."""
         if action is None:
             raise SpaceMismatch(f"{self.card.title} predicts under actions, but action is None.")
         memory = self.recurrence.step(*state, self.recurrence.project(self._vector(action)))
         raw = self.prior(memory)
-        noise = self.config.latent.noise((len(raw),), generator, raw) if z is None else z
-        return State(memory, self.config.latent.draw(raw, noise))
+        noise = self.design.latent.noise((len(raw),), generator, raw) if z is None else z
+        return State(memory, self.design.latent.draw(raw, noise))
 
     @property
     def heads(self) -> Heads:
         """reward, decode, embed, features; cont where it is learned."""
-        goes_on = bool(self.config.cont_weight)
+        goes_on = bool(self.design.cont_weight)
         return Heads(
             owner=self.card.name,
             reward=lambda s, a, n: self.reward.mean(_features(n))[:, 0],
@@ -265,7 +265,7 @@ class RSSM(WorldModel[State]):
 
     def parts(self) -> tuple[Part, ...]:
         """One part; its states are the posterior's."""
-        return (Part("model", self, self._loss, self.config.optim),)
+        return (Part("model", self, self._loss, self.design.optim),)
 
     def _loss(self, batch: Batch, states: Any) -> Loss:
         """Reconstruction, reward and continuation at every state, and the divergence.
@@ -279,17 +279,17 @@ class RSSM(WorldModel[State]):
         flat = {name: batch.obs[name].flatten(0, 1) for name in self.observations}
         restored = self.decoder.losses(flat, tree.flatten(states))
         terms = {k: _mean(x.view_as(seen), seen) for k, x in restored.items()}
-        weights = dict.fromkeys(terms, 1.0) | self.config.divergence.weights
-        terms |= self.config.divergence.loss(
-            self.config.latent, raw, self.prior(states.memory), seen
+        weights = dict.fromkeys(terms, 1.0) | self.design.divergence.weights
+        terms |= self.design.divergence.loss(
+            self.design.latent, raw, self.prior(states.memory), seen
         )
         after = _features(states)[:, 1:]
         if batch.reward is not None:
             terms["reward"] = _mean(self.reward.loss(after, batch.reward[..., None]), mask)
-            weights["reward"] = self.config.reward_weight
-        if self.config.cont_weight:
+            weights["reward"] = self.design.reward_weight
+        if self.design.cont_weight:
             terms["cont"] = _mean(self._cont_loss(after, batch.terminated), mask)
-            weights["cont"] = self.config.cont_weight
+            weights["cont"] = self.design.cont_weight
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, states)
 
@@ -311,13 +311,13 @@ class RSSM(WorldModel[State]):
         action = self._vector(batch.action)  # type: ignore[arg-type]
         action = torch.cat([torch.zeros_like(action[:, :1]), action], 1) * keep
         projected = self.recurrence.project(action).unbind(1)
-        noise = self.config.latent.noise((b, steps), None, keep).unbind(1)
+        noise = self.design.latent.noise((b, steps), None, keep).unbind(1)
         memory, z = self._blank(keep)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for t, on in enumerate(keep.unbind(1)):
             memory = self.recurrence.step(memory * on, z * on, projected[t])
             raw = self.posterior(memory, seen[t])
-            z = self.config.latent.draw(raw, noise[t])
+            z = self.design.latent.draw(raw, noise[t])
             found.append((memory, z, raw))
         memories, latents, raws = (torch.stack(x, 1) for x in zip(*found, strict=True))
         return State(memories, latents), raws
@@ -336,7 +336,7 @@ class RSSM(WorldModel[State]):
 
     def _blank(self, like: Tensor) -> State:
         """What is known before anything was seen, (B, ...)."""
-        b, c = len(like), self.config
+        b, c = len(like), self.design
         return State(like.new_zeros(b, c.memory), like.new_zeros(b, c.latent.size))
 
 

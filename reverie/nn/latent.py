@@ -28,7 +28,7 @@ class Latent(Protocol):
         ...
 
     def noise(self, lead: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Any:
-        """The randomness (*lead, Z) behind draws, on like's device."""
+        """The randomness (*lead, ...) behind draws, on like's device."""
         ...
 
     def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
@@ -101,16 +101,16 @@ class Categorical:
     def noise(
         self, lead: tuple[int, ...], generator: torch.Generator | None, like: Tensor
     ) -> Tensor:
-        """Uniform in [0, 1)."""
-        return torch.rand((*lead, self.size), generator=generator, device=like.device)
+        """Uniform in [0, 1), one for each group: (*lead, groups)."""
+        return torch.rand((*lead, self.groups), generator=generator, device=like.device)
 
     def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """One-hot (..., Z) by the largest p / E, E exponential (the Gumbel trick)."""
+        """One-hot (..., Z): the class whose stretch of the summed probabilities noise falls on."""
         p = self._probabilities(raw)
         with torch.no_grad():
-            race = p / -noise.unflatten(-1, (self.classes, self.groups)).log().clamp(max=-1e-20)
-            winner = race.argmax(-2, keepdim=True)
-            hard = torch.zeros_like(p).scatter_(-2, winner, 1.0)
+            edges = p.cumsum(-2)
+            passed = (edges[..., :-1, :] <= noise.unsqueeze(-2) * edges[..., -1:, :]).to(p.dtype)
+            hard = F.pad(passed, (0, 0, 1, 0), value=1.0) - F.pad(passed, (0, 0, 0, 1))
         if torch.is_grad_enabled():
             hard = hard + (p - p.detach())
         return hard.flatten(-2)

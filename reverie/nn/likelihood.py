@@ -114,19 +114,24 @@ class TwoHot:
 
     def encode(self, target: Tensor) -> Tensor:
         """(..., bins) weights of targets (...,); beyond the last bin they stay in it."""
-        bins = self.bins.to(target.device)
-        target = target.float().clamp(bins[0], bins[-1]).contiguous()
-        above = torch.searchsorted(bins, target, right=True).clamp(1, len(bins) - 1)
-        low, high = bins[above - 1], bins[above]
-        share = ((target - low) / (high - low)).unsqueeze(-1)
-        weights = target.new_zeros(*target.shape, len(bins))
-        weights.scatter_(-1, above.unsqueeze(-1) - 1, 1 - share)
-        return weights.scatter_(-1, above.unsqueeze(-1), share)
+        index, share = self._between(target)
+        weights = target.new_zeros(*target.shape, len(self.bins))
+        weights.scatter_(-1, index, 1 - share)
+        return weights.scatter_(-1, index + 1, share)
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy (...,) of raw (..., bins) against targets (..., 1)."""
-        raw = raw.float()
-        return raw.logsumexp(-1) - (self.encode(target[..., 0]) * raw).sum(-1)
+        index, share = self._between(target[..., 0])
+        said = raw.float().log_softmax(-1).gather(-1, torch.cat([index, index + 1], -1))
+        return -torch.lerp(said[..., :1], said[..., 1:], share)[..., 0]
+
+    def _between(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin below targets (...,) and how far the next one is on, (..., 1) each."""
+        bins = self.bins.to(target.device)
+        target = target.float().clamp(bins[0], bins[-1]).unsqueeze(-1).contiguous()
+        index = (torch.searchsorted(bins, target, right=True) - 1).clamp(0, len(bins) - 2)
+        low, high = bins[index], bins[index + 1]
+        return index, (target - low) / (high - low)
 
     def mean(self, raw: Tensor) -> Tensor:
         """(..., 1) expected value of raw (..., bins)."""
