@@ -94,7 +94,8 @@ class Tab:
     """One page: run script in it, press keys, take its picture."""
 
     def __init__(self, url: str) -> None:
-        self._socket = connect(url, max_size=None)
+        self._open = contextlib.ExitStack()
+        self._socket = self._open.enter_context(connect(url, max_size=None))
         self._numbers = itertools.count(1)
         self.errors: list[str] = []  # exceptions of the page's own script
 
@@ -162,4 +163,4 @@ class Tab:
         """Close the tab."""
         with contextlib.suppress(Exception):  # the browser may be gone
             self.ask("Page.close")
-        self._socket.close()
+        self._open.close()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
+LARGEST = 16_384  # bytes of all headers and the query together
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -48,6 +49,9 @@ class Guard:
             query: of the address.
             socket: a websocket, which must come from the page itself.
         """
+        headers = list(headers)
+        if sum(len(name) + len(value) for name, value in headers) + len(query) > LARGEST:
+            return "A request is small."
         found: dict[bytes, list[str]] = {}
         for name, value in headers:
             found.setdefault(name.lower(), []).append(value.decode("latin-1"))

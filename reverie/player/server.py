@@ -291,7 +291,8 @@ def serve(subject: Subject, host: str, port: int, announce: Any, *, seed: int = 
     name = f"[{host}]" if ":" in host else host
     announce(f"http://{name}:{bound}/" + (f"?token={guard.token}" if guard.token else ""))
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         engine.stop()
         listening.close()
@@ -299,10 +300,12 @@ def serve(subject: Subject, host: str, port: int, announce: Any, *, seed: int = 
 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket that listens, or one sentence why not."""
+    if not 0 <= port < 65_536:
+        raise BadConfig(f"A port is a number from 0 to 65535, but --port is {port}. Choose one.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise BadConfig(
             f"The player was to listen on {host}:{port}, which fails: {error}. "
             "Choose another with --port or --host."
