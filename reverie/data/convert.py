@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reverie.core.errors import BadConfig, BadData, SpaceMismatch
+from reverie.core.errors import BadConfig, BadData, ReverieError, SpaceMismatch
 from reverie.core.types import Space
 from reverie.data.episode import Episode
 from reverie.data.files import full_disk, sync_folder
@@ -250,6 +250,7 @@ def _write(form: Format, path: Path, source: Source, progress: Progress, name: s
         with progress.task(f"convert {name}".strip(), len(source)) as task:
             for i in range(len(source)):
                 episode = source[i]
+                _check(source, i, episode)
                 yield episode
                 steps += len(episode)
                 task.advance(1, steps=steps)
@@ -258,6 +259,14 @@ def _write(form: Format, path: Path, source: Source, progress: Progress, name: s
         raise BadData("Episodes were to be converted, but there is none. Record some.")
     form.write(path, source.schema, stream())
     return steps
+
+
+def _check(source: Source, i: int, episode: Episode) -> None:
+    """Refuse an episode that does not keep to the schema, whatever the format would take."""
+    try:
+        source.schema.rows_of(episode)
+    except ReverieError as error:
+        raise type(error)(f"Episode {i}: {error}") from None
 
 
 def _make(

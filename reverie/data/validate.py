@@ -1,6 +1,7 @@
 """Is this data what it says? Structure, and whether actions and rewards stand where they should.
 
-`validate` reads episodes (or a store) one at a time and says in sentences what is wrong.
+`validate` reads episodes (of a store, or of any format) one at a time and says in sentences what is
+wrong.
 Imports core and data only.
 """
 
@@ -16,8 +17,11 @@ from reverie.core.types import Box, Discrete
 from reverie.data.episode import Episode
 from reverie.data.probe import Fit, Window, fit_shifts
 from reverie.data.schema import in_range
+from reverie.data.source import Source
 from reverie.data.store import Store
 
+_SHOWN = 8  # elements that a note names
+_SAME_END = 5  # terminated episodes of one length that look like a time limit
 _WINDOWS = 200  # episodes that the probe looks into at most
 _LIMIT = 6_000  # transitions that the probe is fitted on
 _JUMP = 10  # times the 99th percentile of changes: a lost frame or a hidden boundary
@@ -49,11 +53,11 @@ class Report:
         return not self.findings
 
 
-def validate(data: Store | Sequence[Episode], *, seed: int = 0) -> Report:
+def validate(data: Store | Source | Sequence[Episode], *, seed: int = 0) -> Report:
     """Check structure and alignment.
 
     Args:
-        data: a store or episodes.
+        data: a store, a source of any format, or episodes.
         seed: of the probe.
 
     Raises:
@@ -96,10 +100,11 @@ class _Survey:
         self.broken: list[str] = []
         self._lengths: list[int] = []
         self._open: list[int] = []
+        self._terminated: list[int] = []  # lengths of episodes that end so
         self._bad: dict[str, list[int]] = {}  # complaint -> episodes
         self._kinds: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         self._reference: dict[str, np.ndarray] = {}
-        self._constant: dict[str, bool] = {}
+        self._constant: dict[str, np.ndarray] = {}  # which elements never changed
         self._changes: dict[str, list[np.ndarray]] = {}
 
     def add(self, i: int, episode: Episode) -> None:
@@ -108,6 +113,8 @@ class _Survey:
         self._lengths.append(len(episode))
         if not (episode.terminated[-1] or episode.truncated[-1]):
             self._open.append(i)
+        if episode.terminated[-1]:
+            self._terminated.append(len(episode))
         for name, value in _columns(episode):
             self._column(i, name, value)
         for name, value in episode.obs.items():
@@ -136,8 +143,8 @@ class _Survey:
         if name == "obs['image']" and (value.dtype != np.uint8 or value.ndim != 4):
             self._complain(i, f"{name} is {value.dtype} {value.shape[1:]}, not uint8 (C, H, W)")
         reference = self._reference.setdefault(name, value[0].copy())
-        same = bool((value == reference).all())
-        self._constant[name] = self._constant.get(name, True) and same
+        same = (value == reference).all(0)
+        self._constant[name] = self._constant[name] & same if name in self._constant else same
 
     def _complain(self, i: int, what: str) -> None:
         self._bad.setdefault(what, []).append(i)
@@ -148,7 +155,7 @@ class _Survey:
         for what, episodes in self._bad.items():
             found.append(f"{what} in {len(episodes)} episodes, the first is {episodes[0]}.")
         for name, constant in self._constant.items():
-            if constant and name.startswith("obs") and self.steps > 1:
+            if constant.all() and name.startswith("obs") and self.steps > 1:
                 found.append(f"{name} never changes in {self.steps} steps.")
         return found
 
@@ -164,11 +171,27 @@ class _Survey:
                 f"{self._open[0]}: they were cut while they went on."
             )
         for name in ("action", "reward"):
-            if self._constant.get(name):
+            if name in self._constant and self._constant[name].all():
                 notes.append(f"{name} never changes.")
+        for name, constant in self._constant.items():
+            if constant.ndim == 1 and constant.any() and not constant.all():
+                which = np.flatnonzero(constant).tolist()
+                notes.append(f"{name} never changes in {len(which)} elements: {_some(which)}.")
+        notes += self._limits()
         for name, changes in self._changes.items():
             notes += _jumps(name, changes)
         return notes
+
+    def _limits(self) -> list[str]:
+        """Ends of the clock that may have been recorded as ends of the world."""
+        lengths = self._terminated
+        if len(lengths) < _SAME_END or min(lengths) < max(self._lengths):
+            return []
+        return [
+            f"All {len(lengths)} terminated episodes end after exactly {lengths[0]} steps, the "
+            "longest there are: was it a time limit? Then they are truncated, and a model that "
+            "learns from them as they are takes the clock for the end of the world."
+        ]
 
 
 def _columns(episode: Episode) -> Iterator[tuple[str, np.ndarray]]:
@@ -178,6 +201,11 @@ def _columns(episode: Episode) -> Iterator[tuple[str, np.ndarray]]:
     for name, value in (("action", episode.action), ("reward", episode.reward)):
         if value is not None:
             yield name, value
+
+
+def _some(numbers: list[int]) -> str:
+    """The first few."""
+    return ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
 
 
 def _jumps(name: str, changes: list[np.ndarray]) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from reverie.data.episode import Episode
+from reverie.data.bulk import write_store
 from reverie.data.formats.format import ColumnMap, Format
-from reverie.data.schema import Schema
 from reverie.data.source import Source, Stored
 from reverie.data.store import Store
 
@@ -20,20 +18,6 @@ def _read(path: Path, columns: ColumnMap) -> Source:
     return Stored(Store.open(path))
 
 
-def _write(path: Path, schema: Schema, episodes: Iterable[Episode]) -> None:
-    made = Store.create(
-        path,
-        schema.observations,
-        schema.actions,
-        schema.extra,
-        rewards=schema.rewards,
-        bounds=schema.bounds,
-    )
-    with made as store:
-        for episode in episodes:
-            store.append(episode)
-
-
 FORMAT = Format(
     name="store",
     title="Reverie's store: a folder of .npy columns",
@@ -41,5 +25,5 @@ FORMAT = Format(
     lossy="",
     detect=_detect,
     read=_read,
-    write=_write,
+    write=write_store,
 )
