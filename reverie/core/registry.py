@@ -38,6 +38,7 @@ _PATHS: dict[str, dict[str, str]] = {
         "cartpole": "reverie.envs.cartpole:CartPole",
     },
     "recipe": {
+        **{name: f"reverie.recipes.dreamer:{name}" for name in _DREAMERS},
         "world_models_2018.doom": "reverie.recipes.doom:doom",
         "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",
         "world_models_2018.doom_iterative": "reverie.recipes.doom:doom_iterative",

@@ -1,0 +1,353 @@
+"""The stages of PlaNet and Dreamer, for any world: `recipes/dreamer.py` sets them up.
+
+Random steps first; then model and behavior learn from a store that grows by so many steps for
+each update; then the judge. Whole episodes are collected, and what is collected follows from the
+seed and the number of episodes so far, so a killed run resumes exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from reverie import envs
+from reverie.agent import Agent, PolicyAgent, RandomAgent
+from reverie.behaviors.actor_critic import ActorCritic, ActorCriticConfig
+from reverie.checkpoint import load_weights
+from reverie.core.errors import BadConfig
+from reverie.core.model import Part
+from reverie.core.types import Act, Batch, Box, Discrete, Loss, Space
+from reverie.data.collect import collect
+from reverie.data.fill import mixed
+from reverie.data.fresh import Fresh
+from reverie.data.sample import Sampler
+from reverie.data.store import Store
+from reverie.evaluate.judge import judge
+from reverie.learner import GradientLearner
+from reverie.models.dreamer import SCHOOLS
+from reverie.models.rssm import RSSM, RSSMConfig
+from reverie.nn.conv import Halving
+from reverie.plan_agent import PlanAgent
+from reverie.progress import Progress
+from reverie.run import Run, Stage, usable
+
+_SIDE = 64  # of the pictures that the older stacks take
+_TRIALS = 1_000_000  # seed of evaluation worlds, which no run trains on
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the stages of one run share."""
+
+    name: str
+    model: RSSM
+    behavior: ActorCritic | None  # None: it plans
+    agent: Agent
+    arguments: dict[str, Any]  # of the recipe
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument of the recipe."""
+        return self.arguments[name]
+
+    def world(self, num_envs: int, seed: int) -> VectorEnv:
+        """The environment that the recipe names."""
+        return _world(self.arguments, num_envs, seed)
+
+
+# -- what a recipe sets up ------------------------------------------------------------------------
+
+
+def _world(arguments: Mapping[str, Any], num_envs: int, seed: int) -> VectorEnv:
+    """Only what was asked for is passed on: toy worlds take no more."""
+    asked = {name: arguments[name] for name in ("action_repeat", "time_limit")}
+    if arguments["observe"] != "auto":
+        asked["observe"] = arguments["observe"]
+    options = {name: value for name, value in asked.items() if value is not None}
+    return envs.make(arguments["env"], num_envs, seed=seed, **options)
+
+
+def spaces_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Space], Space]:
+    """Observations and actions of the store, if there is one, or of the world.
+
+    Args:
+        arguments: of the recipe.
+    """
+    if arguments["data"] is not None:
+        with Store.open(arguments["data"]) as store:
+            if store.actions is not None:
+                return store.observations, store.actions
+    with closing(_world(arguments, 1, 0)) as env:
+        return envs.spaces(env)
+
+
+def modelled(name: str, config: RSSMConfig, arguments: Mapping[str, Any]) -> RSSM:
+    """The school, seeded; the older stacks give way where pictures are not 64 x 64.
+
+    Args:
+        name: of the school.
+        config: of the model.
+        arguments: of the recipe.
+    """
+    observations, actions = spaces_of(arguments)
+    device = usable(arguments["device"])
+    sides = {s.shape[1:] for s in observations.values() if isinstance(s, Box) and len(s.shape) == 3}
+    if not isinstance(config.stack, Halving) and sides - {(_SIDE, _SIDE)}:
+        config = replace(config, stack=Halving(8, pooled=False))
+    torch.manual_seed(arguments["seed"])
+    return SCHOOLS[name].model(config, observations, actions).to(device)
+
+
+def dreaming(
+    name: str, config: RSSMConfig, behavior: ActorCriticConfig, arguments: dict[str, Any]
+) -> Setup:
+    """A model and a behavior that dreams in it.
+
+    Args:
+        name: of the school, and of the recipe.
+        config: of the model.
+        behavior: how it learns.
+        arguments: of the recipe.
+    """
+    frozen = arguments["frozen"]
+    if frozen is not None and arguments["data"] is None:
+        arguments = {**arguments, "data": str(Path(frozen) / "data")}
+    model = modelled(name, config, arguments)
+    if frozen is not None:
+        load_weights(Path(frozen), model=model)
+    actor_critic = ActorCritic(model, behavior).to(model.device)
+    agent = PolicyAgent(model, actor_critic.policy, explore=actor_critic.explore)
+    return Setup(name, model, actor_critic, agent, arguments)
+
+
+class NoisyPlans:
+    """A planner's actions, disturbed while exploring; what is remembered is what was done.
+
+    Args:
+        agent: plans.
+        actions: the space.
+        std: of the noise on Box actions.
+        epsilon: share of Discrete actions that are drawn at random.
+
+    Source: Hafner et al. 2019, algorithm 1 ("exploration noise").
+    """
+
+    def __init__(
+        self, agent: PlanAgent[Any], actions: Space | None, std: float = 0.3, epsilon: float = 0.1
+    ) -> None:
+        self._agent, self._std, self._epsilon = agent, std, epsilon
+        self._discrete = isinstance(actions, Discrete)
+        self._random = RandomAgent(actions) if actions is not None else None
+
+    def initial(self, batch: int) -> Any:
+        """Nothing was seen yet.
+
+        Args:
+            batch: environments B.
+        """
+        return self._agent.initial(batch)
+
+    def act(
+        self,
+        carry: Any,
+        obs: dict[str, torch.Tensor],
+        first: torch.Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Any, Act]:
+        """See `Agent.act`."""
+        carry, act = self._agent.act(carry, obs, first, generator=generator)
+        action = act.action
+        if explore and not self._discrete:
+            noise = torch.randn(action.shape, generator=generator).to(action.device)
+            action = (action + self._std * noise).clamp(-1, 1)
+        elif explore and self._random is not None:
+            any_ = self._random.act(None, obs, first, generator=generator)[1].action
+            dice = torch.rand(action.shape, generator=generator) < self._epsilon
+            action = torch.where(dice.to(action.device), any_.to(action.device), action)
+        return carry._replace(action=action), Act(action, {})
+
+
+# -- stages ---------------------------------------------------------------------------------------
+
+
+def run_of(setup: Setup) -> Run:
+    """The run that a recipe returns.
+
+    Args:
+        setup: the model, and what acts.
+    """
+    return Run(
+        name=setup.name,
+        seed=setup["seed"],
+        model=setup.model,
+        behavior=setup.behavior,
+        stages=partial(_stages, setup),
+        agent=setup.agent,
+        baselines={"random": RandomAgent(_acted(setup))},
+        world=setup.world,
+        environment=setup["env"],
+        config={**setup.arguments, "data": _asked_data(setup)},
+    )
+
+
+def _asked_data(setup: Setup) -> str | None:
+    """The `data` argument as it was given: with `frozen` it was filled in."""
+    return None if setup.arguments.get("frozen") else setup["data"]
+
+
+def _acted(setup: Setup) -> Space:
+    """The actions of a world in which something acts."""
+    if setup.model.actions is None:
+        raise BadConfig(f"{setup.name} needs a world with actions. Choose another environment.")
+    return setup.model.actions
+
+
+def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
+    """Random steps, learning, the judge."""
+    data = Path(setup["data"] or folder / "data")
+    growing: list[Growing] = []  # made when the stage begins; the sampler reads the same store
+
+    def collector() -> Growing:
+        growing[:] = [Growing(setup, data)]
+        return growing[0]
+
+    def sampler() -> Sampler:
+        store = growing[0].store if growing else Store.open(data)
+        return Sampler(
+            *(store, setup["batch"], setup["length"]),
+            strategy=Fresh(setup["length"]),
+            modalities=tuple(setup.model.observations),
+            seed=setup["seed"],
+            device=setup.model.device,
+        )
+
+    def finish(progress: Progress) -> dict[str, float]:
+        del progress
+        for one in growing:
+            one.close()
+        return {}
+
+    return (
+        Stage("collect", prepare=partial(_prefill, setup, data)),
+        Stage(
+            "dream",
+            setup["updates"],
+            learner=lambda: GradientLearner(_parts(setup), precision=setup["precision"]),
+            sampler=sampler,
+            collector=None if setup["data"] else collector,
+            collect_every=10,
+            evaluate=partial(_evaluate, setup),
+            evaluate_every=setup["evaluate_every"],
+            finish=finish,
+        ),
+        Stage("judge", finish=partial(_judge, setup, folder)),
+    )
+
+
+def _parts(setup: Setup) -> list[Part]:
+    """The model's and the behavior's; of a frozen model only what infers states."""
+    model = setup.model.parts()
+    behavior = [] if setup.behavior is None else [*setup.behavior.parts()]
+    if setup.arguments.get("frozen") is None:
+        return [*model, *behavior]
+    actor = behavior[0]
+
+    def loss(batch: Batch, states: Any) -> Loss:
+        del states
+        with torch.no_grad():
+            inferred = model[0].loss(batch, None).states
+        return actor.loss(batch, inferred)
+
+    return [actor._replace(loss=loss), *behavior[1:]]
+
+
+class Growing:
+    """A `Collector`: whole episodes, until there were so many steps for each update.
+
+    Args:
+        setup: of the run.
+        data: path of the store; it is there already.
+    """
+
+    def __init__(self, setup: Setup, data: Path) -> None:
+        self.store = Store.open(data, writable=True)
+        self._setup, self._env = setup, setup.world(1, setup["seed"])
+
+    def collect(self, update: int) -> dict[str, float]:
+        """See `Collector.collect`."""
+        setup = self._setup
+        wanted = setup["prefill"] + int(setup["steps_per_update"] * update)
+        found = _grow(self.store, self._env, setup.agent, wanted, setup["seed"])
+        return {"return": float(np.mean(found)), "steps": self.store.steps} if found else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many episodes there are."""
+        return {"episodes": len(self.store)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Forget what was gathered later."""
+        self.store.truncate(state["episodes"])
+
+    def close(self) -> None:
+        """Give the store and the world free."""
+        self.store.close()
+        self._env.close()
+
+
+def _grow(store: Store, env: VectorEnv, agent: Agent, steps: int, seed: int) -> list[float]:
+    """Append episodes until the store holds so many steps; their returns."""
+    returns: list[float] = []
+    while store.steps < steps:
+        number = mixed(seed, len(store))
+        for episode in collect(env, agent, episodes=1, seed=number):
+            store.append(episode)
+            returns.append(episode.info["return"])
+    return returns
+
+
+def _prefill(setup: Setup, data: Path, progress: Progress) -> None:
+    """Random steps, unless there is a store to learn from."""
+    if setup["data"]:
+        return
+    with closing(setup.world(1, setup["seed"])) as env:
+        if not data.exists():
+            Store.create(data, *envs.spaces(env)).close()
+        with Store.open(data, writable=True) as store:
+            before = store.steps
+            _grow(store, env, RandomAgent(_acted(setup)), setup["prefill"], setup["seed"])
+            with progress.task("collect", store.steps, before) as task:
+                task.advance(store.steps - before)
+
+
+def _evaluate(setup: Setup, update: int) -> dict[str, float]:
+    """Mean return of whole episodes, without exploration."""
+    del update
+    count = setup["episodes"]
+    with closing(setup.world(count, _TRIALS)) as env:
+        played = collect(env, setup.agent, episodes=count, seed=_TRIALS, explore=False)
+    return {"return": float(np.mean([episode.info["return"] for episode in played]))}
+
+
+def _judge(setup: Setup, folder: Path, progress: Progress) -> dict[str, float]:
+    """Play in the world beside a random agent."""
+    scores = judge(
+        folder,
+        {setup.name: setup.agent, "random": RandomAgent(_acted(setup))},
+        setup.world,
+        environment=setup["env"],
+        unit="return",
+        episodes=max(10, setup["episodes"]),
+        seed=_TRIALS + 1,
+        num_envs=setup["episodes"],
+        progress=progress,
+    )
+    return {who: score.score.value for who, score in scores.items()}
