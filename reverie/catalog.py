@@ -19,7 +19,6 @@ from reverie.core.types import Card, Heads, Space
 from reverie.evidence import Evidence
 
 if TYPE_CHECKING:
-    from reverie.data.store import Store
     from reverie.evaluate.control import Control
 
 FAMILIES = {
@@ -106,23 +105,6 @@ def describe(name: str) -> RenderableType:
     return Group(_block(model.card), _grid(rows))
 
 
-def contents(store: Store) -> RenderableType:
-    """What is in a store: spaces, episodes, steps, ends, returns, successes."""
-    lengths = store.lengths
-    rows = {
-        "observations": ", ".join(f"{k} {_space(s)}" for k, s in store.observations.items()),
-        "actions": _space(store.actions),
-        "episodes": f"{len(store):,}",
-        "steps": f"{store.steps:,}",
-    }
-    if len(store):
-        rows["length"] = f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}"
-        rows |= _outcomes(store)
-    if store.report:
-        rows["torn"] = store.report
-    return Group(Text(str(store.path), style="bold"), _grid(rows))
-
-
 def scores(found: Sequence[Control]) -> RenderableType:
     """One row an agent: mean return, length and success with their 95% intervals."""
     table = Table("agent", "episodes", "mean return [95%]", "mean length", "success [95%]")
@@ -134,25 +116,6 @@ def scores(found: Sequence[Control]) -> RenderableType:
             *(f"{sum(lengths) / len(lengths):.1f}", "-" if rate is None else str(rate)),
         )
     return table
-
-
-def _outcomes(store: Store) -> dict[str, str]:
-    """Returns, ends and successes of a store's episodes."""
-    returns, terminated, success = [], 0, []
-    columns = store.columns
-    for start, length, i in zip(store.starts, store.lengths, range(len(store)), strict=True):
-        rows = slice(start, start + length)
-        if "reward" in columns:
-            returns.append(float(columns["reward"][rows].sum()))
-        terminated += int(columns["terminated"][rows].any())
-        success.append(store.info(i).get("success"))
-    found = {"ends": f"{terminated} terminated, {len(store) - terminated} by the clock"}
-    if returns:
-        mean = sum(returns) / len(returns)
-        found["return"] = f"{min(returns):.4g} to {max(returns):.4g}, mean {mean:.4g}"
-    if known := [bool(value) for value in success if value is not None]:
-        found["success"] = f"{sum(known)} of {len(known)} episodes"
-    return found
 
 
 def show(what: RenderableType) -> None:

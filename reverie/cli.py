@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from reverie import data_cli
 from reverie.core import registry
 from reverie.core.errors import BadConfig, BadData, ReverieError
 
@@ -166,7 +167,7 @@ def _check(options: argparse.Namespace, rest: list[str]) -> None:
         _say(f"{name}: {len(clauses)} clauses hold ({', '.join(clauses)})")
 
 
-# -- collect, data -------------------------------------------------------------------------------
+# -- collect -------------------------------------------------------------------------------------
 
 
 def _collect_options(parser: argparse.ArgumentParser) -> None:
@@ -240,37 +241,6 @@ def _store(path: Path, observations: dict[str, Any], actions: Any) -> Store:
             "Choose another path."
         )
     return store
-
-
-def _data_options(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(
-        dest="action", metavar="ACTION", required=True, parser_class=_Parser
-    )
-    for name, text in (
-        ("inspect", "what is in a store"),
-        ("validate", "whether actions, rewards and ends are where the contract says"),
-    ):
-        own = actions.add_parser(name, help=text, description=text)
-        own.add_argument("store", type=Path, help="folder of the store")
-
-
-def _data(options: argparse.Namespace, rest: list[str]) -> None:
-    from reverie.data.store import Store
-
-    store = Store.open(options.store)
-    if options.action == "inspect":
-        from reverie import catalog
-
-        catalog.show(catalog.contents(store))
-        return
-    from reverie.data.validate import validate
-
-    report = validate(store)
-    for sentence in (*report.findings, *report.notes):
-        _say(sentence)
-    if not report.ok:
-        raise BadData(f"{options.store} breaks the data contract: see the findings above.")
-    _say(f"{options.store} keeps the data contract.")
 
 
 # -- train, eval, report -------------------------------------------------------------------------
@@ -367,6 +337,8 @@ def _at_least(least: int) -> Callable[[str], int]:
     return count
 
 
+_DATA = (data_cli.options, data_cli.run)
+
 COMMANDS: dict[str, Command] = {
     "list": Command("the taxonomy of all schools", _list_options, _list),
     "info": Command("one school in full: card, spaces, parts, parameters", _info_options, _info),
@@ -375,5 +347,5 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("score a run in its world, beside random actions", _eval_options, _eval),
     "report": Command("write one page about a run", _report_options, _report),
     "check": Command("prove that models keep the contract", _check_options, _check),
-    "data": Command("inspect or validate a store", _data_options, _data),
+    "data": Command("any format: convert, inspect, validate, split, stats", *_DATA),
 }

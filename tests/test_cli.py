@@ -189,7 +189,9 @@ def test_collect_into_a_store_of_another_world_is_refused(capsys, tmp_path):
 
 def test_data_inspect_says_what_is_there(capsys, tmp_path):
     store_of(tmp_path / "s")
-    code, out, _ = run(capsys, "data", "inspect", str(tmp_path / "s"))
+    code, out, _ = run(
+        capsys, "data", "inspect", str(tmp_path / "s"), "--sheet", str(tmp_path / "s.png")
+    )
     assert code == 0
     for words in (r"episodes\s+2", r"steps\s+10", r"vector.*\(2,\)", r"Discrete\(n=3\)", "success"):
         assert re.search(words, out)

@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "bench": LEARNING | {"evaluate", "models", "recipes"},
     "loaded": LEARNING | {"evaluate"},
     "catalog": LEARNING | {"evaluate"},
-    "cli": LEARNING | {"evaluate", "player", "catalog", "loaded", "bench"},
+    "data_cli": SMALL | {"data"},
+    "cli": LEARNING | {"data_cli", "evaluate", "player", "catalog", "loaded", "bench"},
     "__main__": {"cli"},
 }
 
