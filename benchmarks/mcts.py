@@ -3,10 +3,10 @@
     python benchmarks/mcts.py
 
 Writes results/speed_mcts.json. Both search with the same weights (latent 64, hidden 128) from the
-same 64 roots, with the noise of self-play, on the same CPU, in turns. Before that their trees are
-compared: without noise, Gumbel MuZero has one right answer. Compilation is timed on its own.
-mctx (Babuschkin et al. 2020, the DeepMind JAX ecosystem) must be importable: `make bench` makes an
-environment for it.
+same 64 roots, with the noise of self-play, on the same CPU, in turns; ours on one thread. Before
+that their trees are compared: without noise, Gumbel MuZero has one right answer. Compilation is
+timed on its own. mctx (Babuschkin et al. 2020, the DeepMind JAX ecosystem) must be importable:
+`make bench` makes an environment for it.
 """
 
 from __future__ import annotations
@@ -307,6 +307,7 @@ def main() -> None:
         first_search()
         return
     began = time.perf_counter()
+    torch.set_num_threads(1)  # our products are too small to share; mctx has all cores
     same = check(*torch_side())
     seconds, first = timed(options.repeats)
     write(seconds, first, same, began, options.results)
