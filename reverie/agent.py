@@ -343,3 +343,61 @@ class BrownianAgent:
         step = self._std * torch.randn(before.shape, generator=generator)
         action = (before + step).clamp(self._space.low, self._space.high)
         return action, Act(action, {})
+
+
+class Fork(NamedTuple):
+    """What `ForkAgent` carries."""
+
+    before: Any  # carry of the first agent
+    after: Any  # carry of the second one
+    age: Tensor  # (B,) int64 steps of the episode
+    calls: int  # decisions of the whole batch
+
+
+class ForkAgent:
+    """Follows one agent for the first steps of every episode, then another.
+
+    The first one draws the same numbers as if it were alone, so the same worlds come to the same
+    fork: what follows answers what would have been, had other actions been taken there. The carry
+    is `Fork`.
+
+    Args:
+        before: acts at first.
+        after: acts from the fork on; it must not depend on what it did itself.
+        at: steps before the fork.
+        seed: of the second agent's randomness.
+    """
+
+    def __init__(self, before: Agent, after: Agent, *, at: int, seed: int = 0) -> None:
+        """See the class."""
+        self._before, self._after, self._at, self._seed = before, after, at, seed
+
+    def initial(self, batch: int) -> Fork:
+        """Both begin.
+
+        Args:
+            batch: environments B.
+        """
+        age = torch.zeros(batch, dtype=torch.int64)
+        return Fork(self._before.initial(batch), self._after.initial(batch), age, 0)
+
+    def act(
+        self,
+        carry: Fork,
+        obs: dict[str, Tensor],
+        first: Tensor,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Fork, Act]:
+        """See `Agent.act`."""
+        own = torch.Generator().manual_seed((self._seed << 32) + carry.calls)
+        age = torch.where(first.cpu(), 0, carry.age)
+        before, one = self._before.act(
+            carry.before, obs, first, explore=explore, generator=generator
+        )
+        after, two = self._after.act(carry.after, obs, first, generator=own)
+        early = (age < self._at).to(one.action.device)
+        other = two.action.to(one.action)
+        action = torch.where(early.view(-1, *(1,) * (other.dim() - 1)), one.action, other)
+        return Fork(before, after, age + 1, carry.calls + 1), Act(action, {})

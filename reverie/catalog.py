@@ -7,7 +7,7 @@ through the registry, the schools' own modules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,9 +17,6 @@ from reverie.core import registry
 from reverie.core.model import WorldModel
 from reverie.core.types import Card, Heads, Space
 from reverie.evidence import Evidence
-
-if TYPE_CHECKING:
-    from reverie.evaluate.control import Control
 
 FAMILIES = {
     "A": "generative",
@@ -103,19 +100,6 @@ def describe(name: str) -> RenderableType:
     if made:
         rows["recipes"] = ", ".join(made)
     return Group(_block(model.card), _grid(rows))
-
-
-def scores(found: Sequence[Control]) -> RenderableType:
-    """One row an agent: mean return, length and success with their 95% intervals."""
-    table = Table("agent", "episodes", "mean return [95%]", "mean length", "success [95%]")
-    for control in found:
-        rate = control.success_rate
-        lengths = control.lengths
-        table.add_row(
-            *(control.name, str(len(lengths)), str(control.score)),
-            *(f"{sum(lengths) / len(lengths):.1f}", "-" if rate is None else str(rate)),
-        )
-    return table
 
 
 def show(what: RenderableType) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from reverie import data_cli
+from reverie import cli_judge, data_cli
+from reverie.cli_judge import at_least
 from reverie.core import registry
 from reverie.core.errors import BadConfig, BadData, ReverieError
 
@@ -174,11 +174,9 @@ def _collect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("env", help="a Gymnasium id, or doom/take_cover, toy/two_rooms, ...")
     parser.add_argument("store", type=Path, help="folder of the store; an existing one grows")
     parser.add_argument("--agent", type=Path, help="a run's folder; without it: random actions")
-    parser.add_argument("--episodes", type=_at_least(1), default=100, help="default 100")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="default 0")
-    parser.add_argument(
-        "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
-    )
+    parser.add_argument("--episodes", type=at_least(1), default=100, help="default 100")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="default 0")
+    parser.add_argument("--num-envs", type=at_least(1), default=8, help="worlds at once, default 8")
     parser.add_argument("--workers", type=int, default=0, help="processes that step them")
 
 
@@ -243,7 +241,7 @@ def _store(path: Path, observations: dict[str, Any], actions: Any) -> Store:
     return store
 
 
-# -- train, eval, report -------------------------------------------------------------------------
+# -- train ---------------------------------------------------------------------------------------
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -277,37 +275,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     _say(f"The run is in {folder}. Next: reverie eval {folder}; reverie report {folder}")
 
 
-def _eval_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--episodes", type=_at_least(5), default=100, help="5 or more, default 100")
-    parser.add_argument("--seed", type=_at_least(0), default=1_000_000, help="of the worlds")
-    parser.add_argument("--device", help="where the model acts; default: where it was trained")
-    parser.add_argument(
-        "--num-envs", type=_at_least(1), default=8, help="worlds at once, default 8"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _eval(options: argparse.Namespace, rest: list[str]) -> None:
-    from reverie import catalog
-    from reverie.evaluate.control import control
-    from reverie.loaded import load
-    from reverie.progress import Silent, terminal
-
-    loaded = load(options.run, device=options.device)
-    agents = {loaded.run.name: loaded.agent, **loaded.run.baselines}
-    progress = Silent() if options.json else terminal()
-    with contextlib.closing(loaded.world(options.num_envs, options.seed)) as env:
-        scores = [
-            control(
-                name, env, agent, episodes=options.episodes, seed=options.seed, progress=progress
-            )
-            for name, agent in agents.items()
-        ]
-    if options.json:
-        _say(json.dumps([score.to_json() for score in scores], indent=1))
-        return
-    catalog.show(catalog.scores(scores))
+# -- report ----------------------------------------------------------------------------------------
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -326,17 +294,6 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
         webbrowser.open(page.resolve().as_uri())
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that counts something."""
-
-    def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {least} or more")
-        return int(text)
-
-    return count
-
-
 _DATA = (data_cli.options, data_cli.run)
 
 COMMANDS: dict[str, Command] = {
@@ -344,7 +301,8 @@ COMMANDS: dict[str, Command] = {
     "info": Command("one school in full: card, spaces, parts, parameters", _info_options, _info),
     "collect": Command("fill a store with episodes of a world", _collect_options, _collect),
     "train": Command("run a recipe; a killed run goes on where it was", _train_options, _train),
-    "eval": Command("score a run in its world, beside random actions", _eval_options, _eval),
+    "eval": Command("write a run's report card", cli_judge.eval_options, cli_judge.evaluate),
+    "bench": Command("rank models on the same data", cli_judge.bench_options, cli_judge.bench),
     "report": Command("write one page about a run", _report_options, _report),
     "check": Command("prove that models keep the contract", _check_options, _check),
     "data": Command("any format: convert, inspect, validate, split, stats", *_DATA),

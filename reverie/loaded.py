@@ -6,6 +6,8 @@ from a file. Imports what a run is made of, and the registry.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from reverie import checkpoint
-from reverie.agent import Agent
+from reverie.agent import Agent, RandomAgent
 from reverie.core import registry, tree
-from reverie.core.errors import BadCheckpoint, BadConfig
+from reverie.core.errors import BadCheckpoint, BadConfig, ReverieError
 from reverie.core.model import WorldModel, need
-from reverie.core.types import Act
+from reverie.core.types import Act, Space
+from reverie.data.store import Store
+from reverie.envs import spaces
+from reverie.evaluate.card import Beside, report_card
 from reverie.evaluate.control import Control, control
+from reverie.evaluate.fork import fork
+from reverie.evaluate.planning import planning
+from reverie.evaluate.scrambled import Scrambled
+from reverie.evaluate.states import VISITED, Source, check_fits, gather_states, held_states
 from reverie.imagine import rollout
+from reverie.progress import Progress
 from reverie.run import Run
 from reverie.train import describe
+
+CONTEXT, HORIZON = 4, 50  # of a report card: observations given, and steps ahead at most
+STATES = 40  # episodes of each kind of states
 
 
 class Loaded:
@@ -120,6 +133,135 @@ class Loaded:
             return control(self.run.name, env, self.agent, episodes=episodes, seed=seed)
         finally:
             env.close()
+
+    def report_card(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int = 1_000_000,
+        num_envs: int = 8,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """All that can be measured of the run's model, and of what acts with it, in its own world.
+
+        Visited states are those of the run's agent; where a run has none, random actions visit
+        them, and CEM in the model acts, beside the same planner with shuffled predictions.
+
+        Args:
+            episodes: that every agent plays, at least 5.
+            seed: of the worlds; the default is one that no recipe trains on.
+            num_envs: worlds at once.
+            progress: shows bars.
+
+        Raises:
+            BadConfig: if the run names no world.
+            BadData: if too few episodes are long enough to predict.
+            SpaceMismatch: if the model does not fit its world.
+        """
+        env = self.world(num_envs, seed)
+        try:
+            observations, actions = spaces(env)
+        finally:
+            env.close()
+        where = self.run.environment or "its world"
+        check_fits(self.model, observations, actions, where)
+        missing: list[str] = []
+        scores = self._scores(actions, episodes, seed, num_envs, missing, progress)
+        lengths = sorted(scores[0].lengths)
+        horizon = max(1, min(HORIZON, lengths[len(lengths) // 4] - CONTEXT + 1))
+        explorer = self.run.agent or RandomAgent(actions)
+        source = Source(
+            self.world,
+            explorer,
+            RandomAgent(actions),
+            CONTEXT,
+            horizon,
+            STATES,
+            num_envs,
+        )
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="states") as name:
+            states = Path(name)
+            gather_states(states, source, seed=seed + 1, progress=progress)
+            return report_card(
+                self.model,
+                held_states(states, context=CONTEXT, horizon=horizon, device=self.model.device),
+                name=f"{self.run.name}, seed {self.run.seed}",
+                environment=where,
+                unit=self.run.unit,
+                by="success" if self._by_success(scores[0]) else "return",
+                beside=self._beside(observations, source, states / VISITED, seed, missing),
+                scores=scores,
+                missing=missing,
+                seed=seed,
+            )
+
+    def _scores(
+        self,
+        actions: Space,
+        episodes: int,
+        seed: int,
+        num_envs: int,
+        missing: list[str],
+        progress: Progress | None,
+    ) -> list[Control]:
+        """Of the run's agent, or of planning in its model, and of the baselines."""
+        agents: dict[str, tuple[Agent, WorldModel | None]] = {}
+        if self.run.agent is not None:
+            agents[self.run.name] = self.run.agent, self.model
+        else:
+            try:
+                twin = Scrambled(self.model)
+                agents["planning in the model"] = planning(self.model), self.model
+                agents["the same planner, shuffled predictions"] = planning(twin), twin
+            except ReverieError as error:
+                missing.append(str(error))
+        others: Mapping[str, Agent] = self.run.baselines or {"random": RandomAgent(actions)}
+        agents |= {name: (agent, None) for name, agent in others.items()}
+        env = self.world(num_envs, seed)
+        try:
+            return [
+                control(
+                    name, env, agent, episodes=episodes, seed=seed, model=model, progress=progress
+                )
+                for name, (agent, model) in agents.items()
+            ]
+        finally:
+            env.close()
+
+    def _by_success(self, score: Control) -> bool:
+        """Whether success says more than the return: where the run has no unit of its own."""
+        return self.run.unit == "return" and score.success is not None
+
+    def _beside(
+        self,
+        observations: dict[str, Space],
+        source: Source,
+        visited: Path,
+        seed: int,
+        missing: list[str],
+    ) -> Beside:
+        """What the model is measured against, as far as it is known here."""
+        about = describe(self.folder)
+        known = registry.names("oracle")
+        names = [n for n in (self.run.environment, f"{self.run.environment}".lower()) if n in known]
+        try:
+            forks = fork(
+                self.world,
+                pairs=source.episodes,
+                context=source.context,
+                horizon=source.horizon,
+                seed=seed,
+            )
+        except ReverieError as error:
+            forks = None
+            missing.append(str(error))
+        return Beside(
+            truth="vector" if "vector" in observations else None,
+            oracle=registry.oracle(names[0])() if names else None,
+            untrained=registry.recipe(about["name"])(**about["config"]).model.eval(),
+            forks=forks,
+            history=Store.open(visited),
+        )
 
     def world(self, num_envs: int, seed: int) -> Any:
         """The world that the run is about, as `reverie.envs.make` gives it.

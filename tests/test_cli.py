@@ -108,6 +108,16 @@ def test_the_installed_module_runs_and_exits_with_the_code():
         (["collect", "toy/clock", "x", "--episodes", "0"], "0 is not a whole number of 1 or more"),
         (["collect", "toy/clok", "x"], "toy/clok.*Did you mean"),
         (["eval", "nowhere"], "nowhere"),
+        (["eval", "nowhere", "--episodes", "4"], "4 is not a whole number of 5 or more"),
+        (["bench", "two_romms"], "There is no task 'two_romms'. Did you mean two_rooms?"),
+        (
+            ["bench", "two_rooms", "--models", "world_model_2018"],
+            "There is no model 'world_model_2018'. Did you mean world_models_2018?",
+        ),
+        (["bench", "two_rooms", "--budget", "5"], "a time above 0 such as 90s, 5m or 1h, .* '5'"),
+        (["bench", "two_rooms", "--budget", "0s"], "a time above 0 such as 90s, 5m or 1h"),
+        (["bench", "two_rooms", "--seeds", "a"], "a is not a whole number of 0 or more"),
+        (["bench", "two_rooms", "--models", ","], "',' names nothing"),
         (["report", "nowhere"], "nowhere"),
     ],
 )
@@ -302,17 +312,43 @@ class TestRun:
         assert (code, err) == (0, "")
         return tmp_path / "run"
 
-    def test_eval_scores_it_beside_its_baselines(self, capsys, folder):
+    def test_eval_writes_its_card_beside_its_baselines(self, capsys, folder):
         code, out, _ = run(capsys, "eval", str(folder), "--episodes", "6", "--num-envs", "3")
         assert code == 0
         assert re.search(r"tiny +│ +6 ", out)
         assert re.search(r"random +│ +6 ", out)
+        assert re.search(r"psnr \(dB, higher is better\) +│ +\d", out)
+        card = json.loads((folder / "card.json").read_text())
+        assert card["environment"] == "a dream"
+        assert list(card["states"]) == ["visited", "counterfactual"]
+        assert (folder / "card.html").read_text().startswith("<!doctype html>")
+        assert not list(folder.glob("states*")), "what it was judged on is not kept"
 
-    def test_eval_prints_json_alone(self, capsys, folder):
-        code, out, _ = run(capsys, "eval", str(folder), "--episodes", "5", "--json")
-        assert code == 0
-        assert [score["name"] for score in json.loads(out)] == ["tiny", "random"]
-        assert all(len(score["returns"]) == 5 for score in json.loads(out))
+    def test_eval_prints_one_metric_or_json_or_says_which_there_are(
+        self, capsys, folder, monkeypatch
+    ):
+        card = json.loads(CARD)
+        monkeypatch.setattr("reverie.loaded.Loaded.report_card", lambda *_, **__: card)
+        code, out, _ = run(capsys, "eval", str(folder), "--metric", "psnr")
+        assert (code, out) == (0, "psnr (dB, higher is better): 21 [20, 22]; copy 18\n")
+        code, out, _ = run(capsys, "eval", str(folder), "--json")
+        assert (code, json.loads(out)) == (0, card)
+        code, out, err = run(capsys, "eval", str(folder), "--metric", "psnrr")
+        assert (code, out) == (2, "")
+        assert "There is no metric 'psnrr'. Did you mean psnr?" in err
+
+    def test_a_run_without_a_checkpoint_has_no_score(self, capsys, folder):
+        shutil.rmtree(folder / "checkpoint")
+        code, out, err = run(capsys, "eval", str(folder))
+        assert (code, out) == (2, "")
+        assert "holds no checkpoint" in err
+
+    def test_a_model_of_another_world_has_no_score(self, capsys, folder, monkeypatch):
+        monkeypatch.setitem(registry._PATHS["recipe"], "tiny", f"{__name__}:stranger")
+        code, out, err = run(capsys, "eval", str(folder))
+        assert (code, out) == (2, "")
+        assert "world_models_2018 reads 'image' as" in err
+        assert "toy/clock shows only vector" in err
 
     def test_report_writes_one_page(self, capsys, folder):
         code, out, _ = run(capsys, "report", str(folder))
@@ -367,6 +403,15 @@ class TestRun:
         assert "seed" in err
 
 
+CARD = """{"name": "tiny", "environment": "a dream", "unit": "return", "by": "return",
+  "model": {"title": "T", "paper": "P", "state": "s", "z": "z"}, "parameters": 3, "context": 4,
+  "horizon": 5, "simulator": null, "knee": null, "control": [], "missing": [], "seconds": 1.0,
+  "states": {"visited": {"about": "", "episodes": 9, "measures": [{
+    "name": "psnr", "group": "prediction", "what": "Of frames.", "unit": "dB", "better": "higher",
+    "value": {"value": 21, "low": 20, "high": 22}, "curve": [],
+    "baselines": {"copy": {"value": 18, "low": 17, "high": 19}}, "baseline_curves": {}}]}}}"""
+
+
 def tiny(*, seed: int = 0):
     """A recipe whose real world is another model's dream.
 
@@ -401,3 +446,17 @@ def tiny(*, seed: int = 0):
         environment="a dream",
         config={"seed": seed},
     )
+
+
+def stranger(*, seed: int = 0):
+    """The same recipe, about a world that the model cannot see.
+
+    Args:
+        seed: of the run.
+    """
+    from dataclasses import replace
+
+    from reverie.envs import toy
+
+    world = lambda num_envs, seed: toy.Clock(num_envs, seed=seed)  # noqa: E731
+    return replace(tiny(seed=seed), world=world, environment="toy/clock")

@@ -44,8 +44,9 @@ MAY_IMPORT = {
     "bench": LEARNING | {"evaluate", "models", "recipes"},
     "loaded": LEARNING | {"evaluate"},
     "catalog": LEARNING | {"evaluate"},
+    "cli_judge": LEARNING | {"evaluate", "catalog", "loaded", "bench"},
     "data_cli": SMALL | {"data"},
-    "cli": LEARNING | {"data_cli", "evaluate", "player", "catalog", "loaded", "bench"},
+    "cli": LEARNING | {"data_cli", "evaluate", "player", "catalog", "loaded", "cli_judge"},
     "__main__": {"cli"},
 }
 

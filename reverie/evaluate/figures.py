@@ -29,6 +29,7 @@ _CSS = {  # role -> the colour that matplotlib is given, replaced by var(--role)
     "real": "#010a04",
     "dream": "#010a05",
     "line": "#010a06",
+    **{f"c{i}": f"#010a1{i}" for i in range(8)},  # one a model, where many are compared
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

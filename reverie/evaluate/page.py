@@ -12,10 +12,14 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f6f7f9; --ink: #1b2128;
-  --muted: #667080; --faint: #e3e6ea; --real: #1a66c9; --dream: #c9590c; --line: #3d4a5c; }
+  --muted: #667080; --faint: #e3e6ea; --real: #1a66c9; --dream: #c9590c; --line: #3d4a5c;
+  --c0: #1a66c9; --c1: #c9590c; --c2: #1f8a5b; --c3: #9b3fb5; --c4: #b3261e; --c5: #7a6a00;
+  --c6: #00808a; --c7: #c2418b; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #12161b; --card: #1a2027; --ink: #e6e9ed; --muted: #98a2b0; --faint: #2b333d;
-    --real: #6cabff; --dream: #ff9d57; --line: #b3c0d1; } }
+    --real: #6cabff; --dream: #ff9d57; --line: #b3c0d1;
+    --c0: #6cabff; --c1: #ff9d57; --c2: #5fd09b; --c3: #d48cf0; --c4: #ff8a80; --c5: #d8c64a;
+    --c6: #56ced9; --c7: #ff8fc8; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 61rem; background: var(--paper);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans",
@@ -38,7 +42,7 @@ figcaption { color: var(--muted); font-size: .92rem; margin-top: .6rem; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17.5rem), 1fr));
-  gap: 1.25rem 1.5rem; }
+  gap: 1.25rem 1.5rem; margin-bottom: 1.25rem; }
 .pair { display: grid; gap: 1.5rem 3rem; margin: 1.25rem 0; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 .narrow { display: block; } .wide { display: none; }
@@ -50,6 +54,11 @@ img { display: block; max-width: 100%; height: auto; }
 .cells { display: grid; font-size: .8rem; text-align: center; color: var(--muted);
   font-variant-numeric: tabular-nums; }
 .real { color: var(--real); } .dream { color: var(--dream); }
+.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; font-size: .92rem;
+  margin: .5rem 0 1rem; }
+.legend span::before { content: ""; display: inline-block; width: 1.5rem; margin-right: .45rem;
+  vertical-align: middle; border-top: 3px solid currentColor; }
+.legend .dashed::before { border-top-style: dashed; border-top-width: 2px; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; font-weight: 600; font-size: .92rem;
   max-width: 32rem; margin-bottom: .3rem; }
 .scroll { overflow-x: auto; }
@@ -61,6 +70,10 @@ td + td { white-space: nowrap; } td:first-child { min-width: 6.5rem; }
 .facts td + td { white-space: normal; }
 tr.first td { font-weight: 600; color: var(--real); }
 td small { color: var(--muted); font-weight: 400; display: block; }
+table.tight th, table.tight td { padding-right: 1rem; }
+table.tight th { white-space: normal; vertical-align: bottom; max-width: 8.5rem;
+  overflow-wrap: normal; }
+table.tight td:first-child { min-width: 8.5rem; max-width: 13rem; }
 .share { display: inline-block; height: .6rem; border-radius: 2px; background: var(--line);
   opacity: .55; min-width: 2px; }
 code { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
@@ -71,7 +84,7 @@ footer { margin-top: 4rem; color: var(--muted); font-size: .85rem; }
 @media (min-width: 44rem) {
   .narrow { display: none; } .wide { display: block; }
   .hero { grid-template-columns: 1fr 15rem; gap: 3rem; }
-  td small { display: inline; }
+  td small { display: inline; } table.tight td small { display: block; }
   .strip { grid-template-columns: 7rem 1fr; } .strip .name { margin-top: 0; }
 }
 @media print { body { max-width: none; } figure { break-inside: avoid; } }
@@ -118,26 +131,43 @@ def by_width(narrow: str, wide: str) -> str:
     return f'<div class="narrow">{narrow}</div>\n<div class="wide">{wide}</div>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, first: bool = False) -> str:
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, first: bool = False, kind: str = ""
+) -> str:
     """A table that scrolls by itself where it is too wide.
 
     Args:
         head: texts.
         rows: HTML cells.
         first: the first row is the one that the table is about.
+        kind: CSS class; "tight" puts what is small below, for many columns.
     """
     names = "".join(f"<th>{text(name)}</th>" for name in head)
     lines = []
     for i, row in enumerate(rows):
         cells = "".join(f"<td>{cell}</td>" for cell in row)
         lines.append(f"<tr{_kind('first' if first and i == 0 else '')}>{cells}</tr>")
-    return f'<div class="scroll"><table>\n<tr>{names}</tr>\n{_joined(lines)}\n</table></div>'
+    inside = f"<tr>{names}</tr>\n{_joined(lines)}"
+    return f'<div class="scroll"><table{_kind(kind)}>\n{inside}\n</table></div>'
 
 
 def facts(rows: Iterable[tuple[object, object]]) -> str:
     """Names and what they are, two columns of plain text."""
     lines = (f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in rows)
     return f'<div class="scroll"><table class="facts">\n{_joined(lines)}\n</table></div>'
+
+
+def legend(entries: Iterable[tuple[str, str, bool]]) -> str:
+    """What the lines of all plots of a section are.
+
+    Args:
+        entries: (name, role of its colour, whether it is dashed).
+    """
+    spans = (
+        f'<span style="color:var(--{role})"{_kind("dashed" if dashed else "")}>{text(name)}</span>'
+        for name, role, dashed in entries
+    )
+    return f'<p class="legend">{"".join(spans)}</p>'
 
 
 def details(summary: str, content: str) -> str:

@@ -1,0 +1,95 @@
+"""How each school enters a bench: a model of a size that learns in minutes, and its phases.
+
+One function a school: (observations, actions, store, seed) -> Contender, in `SCHOOLS` under the
+school's registered name. Imports models, recipes' stages, data and what stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from reverie.bench.contender import Contender, Phase
+from reverie.bench.task import facts
+from reverie.core import registry
+from reverie.core.types import Discrete, Optim, Space
+from reverie.data.sample import Sampler
+from reverie.data.store import Store
+from reverie.learner import GradientLearner
+from reverie.models.world_models_2018 import WorldModels2018, WorldModels2018Config
+from reverie.recipes.world_models_2018 import write_latents
+
+Enter = Callable[[Mapping[str, Space], Space, Store, int], Contender]
+
+
+def world_models_2018(
+    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
+) -> Contender:
+    """V on single frames for two fifths of the time, then M on V's latents.
+
+    Args:
+        observations: what the model may read; 'image' is needed.
+        actions: of the world.
+        store: of training data, writable; the modality 'latent' is added, and dropped in the end.
+        seed: of weights and batches.
+
+    Raises:
+        SpaceMismatch: if there is no image of 64, 32 or 16 pixels.
+    """
+    known = facts(store)
+    predicts = ("reward",) * known["rewards"] + ("done",) * known["ends"]
+    torch.manual_seed(seed)
+    config = WorldModels2018Config(
+        predicts=predicts,
+        features=("z", "h"),
+        scalar_action=isinstance(actions, Discrete) and actions.n > 1,
+        vision_channels=16,
+        error_weight=4.0,
+        done_weight=4.0,
+        ended_weight=1.0,
+    )
+    model = WorldModels2018(config, dict(observations), actions)
+    vision, memory = model.parts()
+    vision = vision._replace(optim=Optim("vision", lr=1e-3, clip_norm=200.0))
+    memory = memory._replace(optim=Optim("memory", lr=1.5e-3, clip_norm=1.0))
+
+    def finish() -> None:
+        if "latent" in store.observations:
+            store.drop_observations("latent")
+
+    def sampler(batch: int, length: int, modality: str) -> Sampler:
+        return Sampler(store, batch, length, seed=seed, modalities=(modality,))
+
+    phases = (
+        Phase(
+            "V",
+            0.4,
+            lambda: GradientLearner([vision], precision="bf16"),
+            lambda: sampler(32, 0, "image"),
+        ),
+        Phase(
+            "M",
+            0.6,
+            lambda: GradientLearner([memory], precision="bf16"),
+            lambda: sampler(32, 32, "latent"),
+            lambda progress: write_latents(model, store, progress),
+        ),
+    )
+    return Contender(model, phases, finish)
+
+
+SCHOOLS: dict[str, Enter] = {
+    "world_models_2018": world_models_2018,
+}
+
+
+def enter(name: str) -> Enter:
+    """How a school enters a bench.
+
+    Raises:
+        UnknownName: naming the schools that can.
+    """
+    if name not in SCHOOLS:
+        raise registry.unknown("model", name, SCHOOLS)
+    return SCHOOLS[name]
