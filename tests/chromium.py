@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +43,27 @@ class Chromium:
         )
         self._tabs: list[Tab] = []
         try:
-            self._port = self._listening()
+            self._here, path = self._listening()
+            self._browser = Tab(f"ws://{self._here}{path}")
+            self._tabs.append(self._browser)
         except BaseException:
             self.close()
             raise
 
-    def _listening(self) -> int:
+    def _listening(self) -> tuple[str, str]:
+        """Where it listens, and the path of the browser itself."""
         file = Path(self._home.name) / "DevToolsActivePort"
         for _ in range(600):
-            if file.is_file() and (text := file.read_text()):
-                return int(text.splitlines()[0])
+            lines = file.read_text().splitlines() if file.is_file() else []
+            if len(lines) == 2:
+                return f"127.0.0.1:{lines[0]}", lines[1]
             time.sleep(0.05)
         raise TimeoutError("Chromium did not begin to listen.")
 
     def open(self, url: str) -> Tab:
-        """A new tab at an address."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT"
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            about = json.load(answer)
-        tab = Tab(about["webSocketDebuggerUrl"])
+        """A new window at an address: one in the background would hardly be drawn."""
+        made = self._browser.ask("Target.createTarget", url="about:blank", newWindow=True)
+        tab = Tab(f"ws://{self._here}/devtools/page/{made['targetId']}")
         self._tabs.append(tab)
         tab.ask("Page.enable")
         tab.ask("Runtime.enable")

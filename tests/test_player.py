@@ -296,6 +296,23 @@ def test_the_agent_sees_the_dream_as_if_it_were_the_world():
     assert levels(session) == [10, 12, 14, 16, 18, 20, 20, 20, 20]
 
 
+def test_the_models_own_policy_acts_and_is_shown():
+    class Sure(parts.Lamp):
+        """Knows that the lamp should be brightened by one."""
+
+        @property
+        def heads(self):
+            probs = torch.tensor([0.0, 1.0, 0.0])
+            policy = torch.distributions.Categorical(probs=probs)
+            return super().heads._replace(policy=lambda s: policy.expand(s.x.shape))
+
+    session = Session(parts.subject(Sure()), 0)
+    do(session, "drive", who="policy")
+    steps(session, 3)
+    assert levels(session) == [10, 11, 12, 13]
+    assert seen(session)[0]["branches"][0]["policy"] == [0, 1, 0]
+
+
 def test_the_planner_walks_the_grid_to_its_goal_and_shows_what_it_weighed():
     session = Session(subject_of("toy/grid"), 3)
     grid = rules.GridMap()

@@ -68,7 +68,7 @@ def hold(tab, key, steps):
     tab.until(f"reverie.frame.t >= {start + steps}")
     tab.key(key, down=False)
     now = tab.run("reverie.frame.t")
-    tab.until(f"reverie.frame.t >= {now + 3}")
+    tab.until(f"reverie.frame.t >= {now + 3} || reverie.frame.waiting")
 
 
 def test_keys_move_dream_and_reality_alike(tab):
@@ -118,6 +118,17 @@ def test_time_goes_back_and_buttons_and_mouse_act(tab):
     tab.ask("Input.dispatchMouseEvent", type="mouseReleased", clickCount=1, **spot)
 
 
+def test_a_gamepad_steers(tab):
+    pad = "{buttons: [], axes: [0, %s]}"
+    tab.run(f"navigator.getGamepads = () => [{pad % -1}]")
+    tab.run("dispatchEvent(new Event('gamepadconnected'))")
+    tab.until("reverie.frame.branches[0].vector[1] === 2")
+    tab.run(f"navigator.getGamepads = () => [{pad % 1}]")
+    tab.until("reverie.frame.branches[0].vector[1] > 20")
+    tab.run(f"navigator.getGamepads = () => [{pad % 0}]")
+    tab.until("reverie.frame.branches[0].action.every((x) => x === 0)")
+
+
 def test_the_planner_shows_its_plans(tab):
     script = "const d = document.getElementById('driver'); d.value = 'planner';"
     tab.run(f"(() => {{ {script} d.onchange({{target: d}}); }})()")
@@ -140,6 +151,23 @@ def test_the_page_measures_itself_and_looks_like_something(tab):
             assert len(shot.convert("RGB").getcolors(10**6)) > 50
         overflow = "document.documentElement.scrollWidth <= innerWidth"
         assert tab.until(overflow)
+
+
+@pytest.mark.parametrize("name", ["world_models_2018", "dreamer_v3"])
+def test_learned_models_answer_to_keys(browser, name):
+    """Untrained, but every frame is the model's own, and two actions come to different ones."""
+    with Server(name, "--port", "0") as server:
+        tab = browser.open(server.address)
+        tab.until("window.reverie && reverie.frame")
+        tab.run("say({do: 'temperature', value: 0.05})")
+        hold(tab, "ArrowRight" if name == "dreamer_v3" else "1", 5)
+        digest = "[...reverie.pictures[0].data].reduce((a, x, i) => (a * 31 + x) % 1e9, 7)"
+        one = tab.run(digest)
+        hold(tab, "ArrowLeft" if name == "dreamer_v3" else "3", 5)
+        assert tab.run("[reverie.pictures[0].w, reverie.pictures[0].h].join()") == "64,64"
+        assert tab.run(digest) != one
+        assert not [error for error in tab.errors if error]
+        tab.close()
 
 
 def test_numbers_are_drawn_where_there_are_no_pictures(browser):

@@ -135,13 +135,13 @@ def compose(
     Args:
         title: its name for people.
         note: what it is, in one sentence.
-        model: the world model, in evaluation mode.
+        model: the world model; it is put into evaluation mode.
         world: makes one row of the real world; one of other actions than the model's is left out.
         environment: its name: keys are called by what they do there.
         agent: who was trained to act.
         episodes: real ones; None: a few are played, if there is a world.
     """
-    model.requires_grad_(requires_grad=False)
+    model.eval().requires_grad_(requires_grad=False)
     if episodes is None:
         episodes, world = _recorded(model, world)
     album = Album(model, episodes)
@@ -220,10 +220,12 @@ def _tried(model: WorldModel[Any], album: Album, hands: Hands) -> tuple[bool, bo
     if model.actions is not None:
         one = torch.from_numpy(hands.array(None)).to(model.device)
         action = one.expand(6, *one.shape)
-    model.predict(many, action)
-    began = time.perf_counter()
-    drawn = look(model, model.heads, model.predict(many, action))
-    return drawn[0].picture is not None, time.perf_counter() - began < QUICK
+    times, picture = [], None
+    for _ in range(3):  # the first is slow: memory is made
+        began = time.perf_counter()
+        picture = look(model, model.heads, model.predict(many, action))[0].picture
+        times.append(time.perf_counter() - began)
+    return picture is not None, min(times) < QUICK
 
 
 def nothing(model: WorldModel[Any]) -> dict[str, np.ndarray]:
