@@ -5,6 +5,7 @@ The files are laid out by hand as their own writers do, or by these writers them
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -398,6 +399,16 @@ def test_what_minari_wrote_is_read(kind, tmp_path):
     assert source[0].truncated[-1] and not source[0].terminated.any()
     assert source[1].terminated[-1] and not source[1].truncated.any()
     assert any("Infos ['energy'] are not read" in note for note in source.notes)
+
+
+def test_minari_loads_by_name_what_is_written_at_a_relative_path(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.chdir(tmp_path)
+    FORMATS["minari"].write(Path("clock-v3"), DISCRETE, iter(episodes()))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    found = minari.load_dataset("clock-v3")
+    assert found.spec.dataset_id == "clock-v3" and found.total_episodes == 11
+    right(open_source("clock-v3")[0])
 
 
 def test_minari_reads_what_is_written(tmp_path):

@@ -36,7 +36,7 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         minari = registry.require("minari", "data")
-        folder = _data(path)
+        folder = _data(path.resolve())
         self.where, self.said = str(path), []
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         note = metadata.get(_NOTE)
@@ -158,7 +158,7 @@ def _write(path: Path, schema: Schema, episodes: Iterable[Episode]) -> None:
             "A Minari data set was asked for, but it always has actions and rewards, and this data "
             "was recorded without. Choose store, npz, hdf5 or lerobot."
         )
-    folder = path / "data"
+    folder = path.resolve() / "data"  # Minari loses its way from a relative one
     folder.mkdir(parents=True)
     storage = MinariStorage.new(
         folder,
@@ -166,13 +166,19 @@ def _write(path: Path, schema: Schema, episodes: Iterable[Episode]) -> None:
         action_space=_space(schema.actions, schema),
         jpeg_encoding=False,
     )
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-") or "reverie"
-    storage.update_metadata({"dataset_id": f"{name}-v0", "minari_version": minari.__version__})
+    told = {"dataset_id": _identity(path), "minari_version": minari.__version__}
+    storage.update_metadata(told)
     infos: list[dict[str, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         storage.update_episodes(_buffers(schema, episodes, infos))
     storage.update_metadata({_NOTE: Note(schema, tuple(infos)).dump()})
+
+
+def _identity(path: Path) -> str:
+    """A data set's name in Minari, of its folder's: with a version at its end."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.strip(".").split(".")[0]).strip("-")
+    return name if re.search(r"\w-v\d+$", name) else f"{name or 'reverie'}-v0"
 
 
 def _buffers(
