@@ -82,7 +82,8 @@ class Subject:
             found["agent"] = "The trained agent"
         if heads.policy is not None:
             found["policy"] = "The model's policy"
-        if self.hands.kind != "none" and (heads.reward or heads.cont or heads.embed):
+        aims = heads.reward or heads.cont or (heads.embed and len(self.album))  # a real frame
+        if self.hands.kind != "none" and aims:
             found["planner"] = "A planner in the dream"
         if len(self.album):
             found["recording"] = "A recording"
