@@ -19,6 +19,7 @@ from reverie import cli_judge, data_cli
 from reverie.cli_judge import at_least
 from reverie.core import registry
 from reverie.core.errors import BadConfig, BadData, ReverieError
+from reverie.player import command as play
 
 if TYPE_CHECKING:
     from reverie.data.store import Store
@@ -303,6 +304,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("run a recipe; a killed run goes on where it was", _train_options, _train),
     "eval": Command("write a run's report card", cli_judge.eval_options, cli_judge.evaluate),
     "bench": Command("rank models on the same data", cli_judge.bench_options, cli_judge.bench),
+    "play": Command("step into a dream, in the browser", play.options, play.run),
     "report": Command("write one page about a run", _report_options, _report),
     "check": Command("prove that models keep the contract", _check_options, _check),
     "data": Command("any format: convert, inspect, validate, split, stats", *_DATA),

@@ -21,23 +21,16 @@ from websockets.sync.client import ClientConnection, connect
 from reverie.player.messages import unpack
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = """
-import argparse, sys
-sys.path.insert(0, "tests")
-from reverie.player import command
-parser = argparse.ArgumentParser()
-command.options(parser)
-command.run(parser.parse_args(), [])
-"""
+PLAY = ("-m", "reverie", "play")
 
 
 class Server:
-    """`reverie play` with these words; ends with the block."""
+    """`reverie play` with these words, or another program; ends with the block."""
 
-    def __init__(self, *words: str, program: str = PROGRAM) -> None:
+    def __init__(self, *words: str, program: str | None = None) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *words],
+            [sys.executable, *(PLAY if program is None else ("-c", program)), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
