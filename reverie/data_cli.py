@@ -62,7 +62,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from reverie.data.convert import convert
+    from reverie.data.convert import convert, readable
     from reverie.progress import terminal
 
     done = convert(
@@ -76,7 +76,7 @@ def _convert(options: argparse.Namespace) -> None:
     _say_all(done.notes)
     _say(
         f"{options.target} holds {done.episodes:,} episodes, {done.steps:,} steps, "
-        f"{done.size / 1e6:,.1f} MB as {done.target}; they were {done.source}."
+        f"{readable(done.size)} as {done.target}; they were {done.source}."
     )
 
 
@@ -124,7 +124,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from reverie.data.convert import bytes_at
+    from reverie.data.convert import bytes_at, readable
     from reverie.data.formats.registry import detect
     from reverie.data.sheet import contact_sheet
     from reverie.data.source import Subset
@@ -132,7 +132,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
     form = detect(options.data)
     source = _open(options)
-    rows = {"format": f"{form.name}, {bytes_at(options.data) / 1e6:,.1f} MB"}
+    rows = {"format": f"{form.name}, {readable(bytes_at(options.data))}"}
     rows |= _spaces(source)
     if len(source):
         looked = measure(Subset(source, range(min(len(source), _LOOKED))))

@@ -27,7 +27,7 @@ from reverie.data.episode import Episode
 from reverie.data.files import full_disk, sync_folder
 from reverie.data.formats import registry
 from reverie.data.formats.format import ColumnMap, Format
-from reverie.data.source import Source, Subset
+from reverie.data.source import Source, Subset, is_picture
 from reverie.data.store import Store
 from reverie.progress import Progress, Silent
 
@@ -80,7 +80,8 @@ def convert(
     episodes = registry.open_source(source, columns=columns, size=size)
     with _whole(target) as temporary:
         steps = _write(form, temporary, episodes, progress or Silent())
-    notes = (*episodes.notes, *((form.lossy,) if form.lossy else ()))
+    lost = form.lossy and any(is_picture(s) for s in episodes.schema.observations.values())
+    notes = (*episodes.notes, *((form.lossy,) if lost else ()))
     return Converted(found.name, form.name, len(episodes), steps, bytes_at(target), notes)
 
 
@@ -199,7 +200,7 @@ def open_data(
         _make(path, kept, told, columns, size, progress or Silent())
         _log.warning(
             "%s (%s, %s) was converted once to the store %s (%s), which may be deleted.",
-            *(path, form.name, _megabytes(bytes_at(path)), kept, _megabytes(bytes_at(kept))),
+            *(path, form.name, readable(bytes_at(path)), kept, readable(bytes_at(kept))),
         )
     return Store.open(kept)
 
@@ -232,6 +233,11 @@ def check_spaces(
             f"{world} takes actions {_kind(actions)}, but {store.path} has {_kind(store.actions)}. "
             "Choose data recorded with these actions, or another world."
         )
+
+
+def readable(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e3:,.0f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
 
 
 def bytes_at(path: Path) -> int:
@@ -375,7 +381,3 @@ def _kind(space: Space | None) -> str:
     if space is None:
         return "none"
     return f"of shape {space.shape}" if hasattr(space, "shape") else str(space)  # type: ignore[union-attr]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

@@ -109,7 +109,7 @@ class Format(NamedTuple):
     name: str
     title: str  # what the files are, for the list of formats
     extra: str | None  # the extra that brings its libraries; None: needs none
-    lossy: str  # what does not survive writing, in one sentence; empty: all does
+    lossy: str  # what becomes of images, in one sentence; empty: all survives writing
     detect: Callable[[Path], bool]  # by content; must not need the extra
     read: Callable[[Path, ColumnMap], Source]
     write: Callable[[Path, Schema, Iterable[Episode]], None] | None  # None: read only
