@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,15 +13,17 @@ from torch import distributions as D
 
 from reverie.core import tree
 from reverie.core.errors import BadConfig, MissingHead, SpaceMismatch
+from reverie.core.types import Discrete, Objects
 from reverie.envs import rules
 from reverie.envs.kalman import Belief, LinearGaussian
 from reverie.envs.oracle import Clock, ClockState, Grid, GridState, Lottery, RoomState, TwoRooms
+from reverie.imagine import rollout
 from reverie.planners.cem import CEM
 from reverie.planners.gradient import Gradient
 from reverie.planners.icem import ICEM, coloured
 from reverie.planners.mppi import MPPI
 from reverie.planners.objective import GoalDistance, Return
-from reverie.planners.score import advance
+from reverie.planners.score import Candidates, advance
 from reverie.planners.shooting import RandomShooting
 
 H = 10
@@ -169,6 +172,53 @@ def test_particles_average_over_luck():
         wise = replace(planner, particles=1000)
         plan = wise.plan(model, state, Return(model.heads), generator=generator())
         assert (plan.actions[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_objectives_are_shown_what_a_rollout_shows(particles):
+    """Candidates are imagined without keeping each step's own memory; the states are the same."""
+    model, seen = TwoRooms(), []
+    place = torch.tensor([[4.0, 16.0], [20.0, 9.0]])
+    state = RoomState(place, place + 5, torch.tensor([16.0, 12.0]))
+
+    def look(run):
+        seen.append(run)
+        return run.actions.sum((1, 2))
+
+    actions = torch.rand(2, 5, 3, 2, generator=generator()) * 2 - 1
+    given = Candidates(model, state, look, repeat=2, particles=particles)
+    score = given.score(actions)
+    torch.testing.assert_close(score, 2 * actions.sum((2, 3)))
+    held = actions.flatten(0, 1).repeat_interleave(2, 1).repeat_interleave(particles, 0)
+    told = rollout(model, tree.repeat(state, 5 * particles), held)
+    assert torch.equal(seen[0].actions, told.actions)
+    for found, wanted in zip(tree.leaves(seen[0].states), tree.leaves(told.states), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_states_that_are_objects_are_planned_with():
+    """Letters are appended to a word; the best of all words of three letters is spelled."""
+
+    class Words(NamedTuple):
+        text: Objects
+
+    class Spelling(Clock):
+        actions = Discrete(3)
+
+        def predict(self, state, action, *, z=None, generator=None):
+            rows = zip(state.text.items, action.tolist(), strict=True)
+            return Words(Objects(text + "abc"[a] for text, a in rows))
+
+    def worth(run):
+        return torch.tensor(
+            [float(sum(map(str.__eq__, x[-1], "cab"))) for x in run.states.text.items]
+        )
+
+    plan = RandomShooting(horizon=3, samples=400).plan(
+        Spelling(), Words(Objects(["", ""])), worth, generator=generator()
+    )
+    assert plan.actions.tolist() == [[2, 0, 1], [2, 0, 1]]
+    assert plan.score.tolist() == [3.0, 3.0]
 
 
 def test_what_is_warm_moves_on_and_restarts():

@@ -16,8 +16,8 @@ from torch import Tensor
 from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import WorldModel
-from reverie.core.types import Box, Plan
-from reverie.imagine import rollout
+from reverie.core.types import Box, Plan, Rollout
+from reverie.imagine import rollout, unroll
 from reverie.planners.objective import Objective
 
 Warm = dict[str, Tensor]  # (B, ..., H, A) by name
@@ -107,8 +107,26 @@ def score_candidates(given: Candidates, actions: Tensor) -> Tensor:
     plans = plans.repeat_interleave(given.repeat, 1) if given.repeat > 1 else plans
     plans = plans.repeat_interleave(given.particles, 0) if given.particles > 1 else plans
     start = tree.repeat(given.state, many)
-    run = rollout(given.model, start, plans, generator=given.generator)
+    kept = not torch.is_grad_enabled() and all(isinstance(x, Tensor) for x in tree.leaves(start))
+    watch = _filmed if kept else rollout
+    run = watch(given.model, start, plans, generator=given.generator)
     return given.objective(run).view(b, n, given.particles).mean(-1)
+
+
+def _filmed(
+    model: WorldModel[Any], state: Any, plans: Tensor, *, generator: torch.Generator | None
+) -> Rollout:
+    """A `rollout` without gradients: each state is copied to its place, and its memory is free.
+
+    Keeping the states of all candidates until they are stacked would cost more than the copies.
+    """
+    columns = plans.unbind(1)
+    film = tree.map(lambda x: x.new_empty((len(columns) + 1, *x.shape)), state)
+    tree.map(lambda kept, x: kept[0].copy_(x), film, state)
+    run = unroll(model, state, lambda _, t: columns[t], len(columns), generator=generator)
+    for t, (_, _, after) in enumerate(run, 1):
+        tree.map(lambda kept, x, t=t: kept[t].copy_(x), film, after)
+    return Rollout(tree.map(lambda x: x.transpose(0, 1), film), plans)
 
 
 def advance(extra: Warm, steps: int, restart: Tensor) -> Warm:
