@@ -7,6 +7,7 @@ import io
 import numpy as np
 import player_parts as parts
 import pytest
+import test_recipes
 import torch
 from PIL import Image
 
@@ -14,6 +15,7 @@ from reverie.core import registry
 from reverie.core.errors import BadConfig, BadData, ReverieError, SpaceMismatch, UnknownName
 from reverie.core.types import Act, Box, Discrete
 from reverie.data.episode import Episode
+from reverie.data.store import Store
 from reverie.envs import rules
 from reverie.models import world_models_2018
 from reverie.player import branches as history
@@ -25,6 +27,9 @@ from reverie.player.pictures import encoded, uploaded
 from reverie.player.session import Session
 from reverie.player.subject import compose, subject_of
 from reverie.player.together import together
+from reverie.progress import Silent
+from reverie.recipes import world_models_2018 as stages
+from reverie.train import train
 
 
 def do(session, word, **fields):
@@ -375,6 +380,39 @@ def test_every_registered_model_can_be_played(name):
     if row["picture"] is not None:
         assert pictures[row["picture"]].dtype == np.uint8
     session.close()
+
+
+def tiny_run():
+    return stages.run_of(test_recipes.tiny())
+
+
+def test_a_trained_run_is_played_with_its_world_its_data_and_its_agent(tmp_path, monkeypatch):
+    for name, few in (("STARTS", 20), ("CONTEXT", 3), ("JUDGED", 5)):
+        monkeypatch.setattr(stages, name, few)
+    monkeypatch.setitem(registry._PATHS["recipe"], "tiny", f"{__name__}:tiny_run")
+    train(tiny_run(), tmp_path, progress=Silent())
+    found = subject_of(str(tmp_path))
+    assert list(found.drivers) == ["you", "agent", "planner", "recording"]
+    assert len(found.album) == 5  # those that were played when it was judged
+    assert found.hands.keys[0].label == "push left"
+    session = Session(found, 0)
+    for who in ("agent", "planner", "recording"):
+        do(session, "drive", who=who)
+        steps(session, 2)
+        header, pictures = seen(session)
+        assert header["driver"] == who and header["notices"] == []
+    assert header["real"]["pixel"] > 0 and header["real"]["apart"] > 0
+    real = pictures[header["real"]["picture"]]
+    played = Store.open(tmp_path / "played")[_episode(session)].obs["image"]
+    np.testing.assert_array_equal(real, played[2])
+    session.close()
+
+
+def _episode(session):
+    """Which of the album's episodes a session has beside it, found by its first frame."""
+    first = session.branches.get(0).moments[0].real.picture
+    album = session.subject.album
+    return next(i for i in range(len(album)) if (album.frame(i, 0) == first).all())
 
 
 def test_an_oracle_agrees_with_its_world():
