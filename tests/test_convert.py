@@ -416,7 +416,9 @@ def test_validate_fails_by_its_verdict(tmp_path, capsys):
     np.savez(tmp_path / "a" / "e.npz", image=pixels, is_first=np.arange(9) == 0)
     with pytest.raises(BadData, match="breaks the data contract"):
         run(capsys, "validate", tmp_path / "a")
-    assert "obs['image'] never changes in 8 steps." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "obs['image'] never changes in 8 steps." in out
+    assert "No actions are recorded.\nNo rewards are recorded.\n" in out
 
 
 def test_some_of_the_episodes(tmp_path):

@@ -84,6 +84,9 @@ def validate(data: Store | Source | Sequence[Episode], *, seed: int = 0) -> Repo
         findings += _store_findings(data)
     fits = {}
     for name in ("action", "reward"):
+        if not survey.recorded(name):
+            notes.append(f"No {name}s are recorded.")
+            continue
         fit, finding, note = fit_shifts(name, windows, rng)
         if fit:
             fits[name] = fit
@@ -145,6 +148,10 @@ class _Survey:
         reference = self._reference.setdefault(name, value[0].copy())
         same = (value == reference).all(0)
         self._constant[name] = self._constant[name] & same if name in self._constant else same
+
+    def recorded(self, name: str) -> bool:
+        """Whether any episode has this column."""
+        return name in self._kinds
 
     def _complain(self, i: int, what: str) -> None:
         self._bad.setdefault(what, []).append(i)
