@@ -164,10 +164,10 @@ def test_alarms_of_known_covariances():
     torch.manual_seed(0)
     z = torch.randn(4000, 2, 8)
     z[..., 5:] = 0  # five equal eigenvalues of eight
-    found = {name: float(value) for name, value in alarms(z).items()}
+    found = {name: float(value) for name, value in alarms(seen(z)).items()}
     assert found["rank"] == pytest.approx(5, abs=0.05)
     assert found["std"] == pytest.approx(5 / 8, abs=0.01)
-    assert found["motion"] == pytest.approx(0.5, abs=0.02)  # two independent moments: half
+    assert found["motion"] == pytest.approx(1, abs=0.03)  # moments that know nothing of each other
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,18 @@ def test_alarms_of_known_covariances():
     ],
 )
 def test_each_collapse_rings_its_alarm(z, rings):
-    found = {name: float(value) for name, value in alarms(z).items()}
+    found = {name: float(value) for name, value in alarms(seen(z)).items()}
     assert ringing(found, 32) == rings
 
 
 def test_a_mean_over_nothing_is_zero():
     assert masked_mean(torch.ones(3), torch.zeros(3, dtype=torch.bool)).item() == 0
+
+
+def test_what_happens_at_a_seam_is_no_motion():
+    torch.manual_seed(0)
+    z = torch.randn(300, 1, 4).repeat(1, 3, 1)
+    z[:, 2] = torch.randn(300, 4)  # another episode
+    valid = [[True, False]] * 300
+    assert alarms(seen(z, valid=valid))["motion"].item() == 0
+    assert alarms(seen(z))["motion"].item() == pytest.approx(0.5, abs=0.1)

@@ -305,7 +305,7 @@ class JEPA(WorldModel[State]):
         weighed = [term.weight * found[term.name] for term in self.terms]  # type: ignore
         total = torch.stack([prediction, *weighed]).sum()
         terms = {"prediction": prediction, **found}
-        return Loss(total, {k: v.detach() for k, v in terms.items()} | alarms(seen.z))
+        return Loss(total, {k: v.detach() for k, v in terms.items()} | alarms(seen))
 
     def _steps(self, batch: Batch) -> int:
         """Transitions that the loss looks at, if the batch has them."""

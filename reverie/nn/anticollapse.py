@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 STD_ALARM = 0.05  # mean deviation of a dimension below which an encoder says nothing
 RANK_ALARM = 0.1  # effective rank, as a share of D, below which it says one thing
-MOTION_ALARM = 0.02  # share of the variance within a segment below which it ignores what moves
+MOTION_ALARM = 0.003  # share of the variance in steps below which it ignores what moves
 
 
 class Seen(NamedTuple):
@@ -229,33 +229,35 @@ class EMATarget(nn.Module):
 
 
 @torch.no_grad()
-def alarms(z: Tensor) -> dict[str, Tensor]:
+def alarms(seen: Seen) -> dict[str, Tensor]:
     """Three signs of collapse; each alone can look healthy.
 
     The deviation is blind to copies of one dimension, the rank to scale, and both to an encoder
     that tells the episodes apart and ignores all that moves in them.
 
     Args:
-        z: (B, L, D) embeddings of L moments of B segments.
+        seen: see `Seen`; its actions are not looked at.
 
     Returns:
         () each: `std`, the mean deviation of a dimension; `rank`, the effective rank of the
-        covariance, (sum of eigenvalues)^2 / sum of their squares, in 1..D; `motion`, the share of
-        the variance that lies within segments, in 0..1.
+        covariance, (sum of eigenvalues)^2 / sum of their squares, in 1..D; `motion`, half the mean
+        squared step from moment to moment as a share of the variance: 1 for moments that know
+        nothing of each other, 0 where nothing moves.
 
     Source:
-        Effective rank as the participation ratio, Gao et al. 2017, doi:10.1101/214262.
+        Effective rank as the participation ratio, Gao et al. 2017, doi:10.1101/214262; motion as
+        von Neumann's ratio, 1941.
     """
-    flat = z.float().flatten(0, 1)
+    flat = seen.z.float().flatten(0, 1)
     centred = flat - flat.mean(0)
     covariance = centred.T @ centred / len(flat)
     total = covariance.trace()
-    within = (z.float() - z.float().mean(1, keepdim=True)).square().mean((0, 1)).sum()
+    step = masked_mean(seen.z.float().diff(dim=1).square().sum(-1), seen.valid)
     tiny = torch.finfo(torch.float32).tiny
     return {
         "std": covariance.diagonal().sqrt().mean(),
         "rank": total.square() / covariance.square().sum().clamp(min=tiny),
-        "motion": within / total.clamp(min=tiny),
+        "motion": step / (2 * total).clamp(min=tiny),
     }
 
 
