@@ -102,6 +102,7 @@ def test_a_recording_is_beside_the_dream_while_the_same_is_done():
     steps(session, 2)
     header, pictures = seen(session)
     assert (pictures[header["real"]["picture"]] == 15).all() and header["real"]["pixel"] == 2
+    assert header["recorded"]
     do(session, "drive", who="you")
     steps(session, 1, action=0)
     header, _ = seen(session)

@@ -291,6 +291,11 @@ class Session:
         self.notices.append(str(error))
 
     @property
+    def recorded(self) -> bool:
+        """Whether what is beside the dream was recorded, not lived."""
+        return isinstance(self._reality, Recording)
+
+    @property
     def real(self) -> Real | None:
         """Reality now; after its end, its last moment without comparisons; None: there is none."""
         first, time = self.branches.get(0), self.branches.time

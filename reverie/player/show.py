@@ -50,6 +50,7 @@ def frame(session: Session, **measured: float) -> bytes:
         "branches": [_branch(session, branch, pictures) for branch in branches.all],
         "real": None if real is None else _real(session, real, pictures),
         "why": session.why if real is None else "",
+        "recorded": session.recorded,
         "plan": _plan(driver.considered, pictures),
         "notices": session.notices,
         **measured,
