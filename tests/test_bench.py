@@ -1,5 +1,6 @@
 """A bench: the same data and the same seconds for all, and the same starts to be judged on."""
 
+import contextlib
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from reverie import envs
 from reverie.bench import schools, show
 from reverie.bench.board import leaderboard
 from reverie.bench.boardpage import board_page
@@ -23,11 +25,12 @@ from reverie.bench.schools import enter
 from reverie.bench.task import facts, gather
 from reverie.bench.tasks import TASKS, task_of
 from reverie.core.errors import BadConfig, NonFinite, SpaceMismatch, UnknownName
-from reverie.core.types import Discrete
+from reverie.core.types import Box, Discrete
 from reverie.data.store import Store
+from reverie.envs.cartpole import CartPole
 from reverie.envs.oracle import TwoRooms
 from reverie.envs.toy import TwoRooms as World
-from reverie.evaluate.control import Control
+from reverie.evaluate.control import Control, control
 from reverie.evaluate.scrambled import Scrambled
 from reverie.progress import Silent
 
@@ -330,6 +333,13 @@ class TestTasks:
         }
         assert len(starts) == len(train) + len(held)
 
+    def test_planning_in_the_true_pole_balances_it(self):
+        """Random actions last about 22 steps of at most 200."""
+        env = envs.make("CartPole-v1", 5, observe="vector", time_limit=200)
+        with contextlib.closing(env):
+            found = control("truth", env, task_of("cartpole").plan(CartPole()), episodes=5, seed=0)
+        assert found.score.value > 150
+
     def test_the_longer_pole_falls_by_other_rules(self):
         """The heavier and longer one turns more slowly under the same push."""
         task = task_of("cartpole")
@@ -354,6 +364,10 @@ class TestWorldModels2018:
         gather(TINY, tmp_path, seed=0)
         with Store.open(tmp_path / "train", writable=True) as store:
             seen = {"image": store.observations["image"]}
+            left = {"latent": Box((64,), -9, 9)}  # by a training that was killed
+            store.add_observations(
+                left, lambda rows: {"latent": np.zeros((len(rows["image"]), 64), np.float32)}
+            )
             entered = enter("world_models_2018")(seen, store.actions, store, 0)
             (taken,) = fit(entered, 1.0)
             assert "latent" not in store.observations

@@ -18,6 +18,7 @@ from reverie.data.sample import Sampler
 from reverie.data.store import Store
 from reverie.learner import GradientLearner
 from reverie.models.world_models_2018 import WorldModels2018, WorldModels2018Config
+from reverie.progress import Progress
 from reverie.recipes.world_models_2018 import write_latents
 
 Enter = Callable[[Mapping[str, Space], Space, Store, int], Contender]
@@ -58,6 +59,10 @@ def world_models_2018(
         if "latent" in store.observations:
             store.drop_observations("latent")
 
+    def encode(progress: Progress) -> None:
+        finish()  # what a training that was killed left there
+        write_latents(model, store, progress)
+
     def sampler(batch: int, length: int, modality: str) -> Sampler:
         return Sampler(store, batch, length, seed=seed, modalities=(modality,))
 
@@ -73,7 +78,7 @@ def world_models_2018(
             0.6,
             lambda: GradientLearner([memory], precision="bf16"),
             lambda: sampler(32, 32, "latent"),
-            lambda progress: write_latents(model, store, progress),
+            encode,
         ),
     )
     return Contender(model, phases, finish)

@@ -93,7 +93,7 @@ def cartpole() -> Task:
         transitions=10_000,
         held=60,
         reads=("image",),
-        plan=lambda model: _to_survive(model, horizon=16, samples=96),
+        plan=lambda model: _to_survive(model, horizon=16, repeat=1, replan=2),
         shifted=longer,
         score="return",
         unit="steps balanced",
@@ -150,7 +150,7 @@ def doom() -> Task:
         transitions=60_000,
         held=60,
         reads=("image",),
-        plan=lambda model: _to_survive(model, horizon=8, samples=48, repeat=4),
+        plan=lambda model: _to_survive(model, horizon=8, repeat=4, replan=4),
         score="return",
         unit="tics survived",
         context=8,
@@ -168,18 +168,10 @@ def _at_random(actions: Any) -> dict[str, Agent]:
     return {"random": RandomAgent(actions)}
 
 
-def _to_survive(model: WorldModel, *, horizon: int, samples: int, repeat: int = 1) -> Agent:
+def _to_survive(model: WorldModel, *, horizon: int, repeat: int, replan: int) -> Agent:
     """CEM over Discrete actions for steps survived."""
-    objective = Return(model.heads, survival=1.0)
-    planner = CEM(
-        horizon=horizon,
-        samples=samples,
-        iterations=3,
-        elites=samples // 8,
-        repeat=repeat,
-        momentum=0.3,
-    )
-    return PlanAgent(model, planner, objective, replan=repeat)
+    planner = CEM(horizon=horizon, samples=32, iterations=2, elites=4, repeat=repeat, momentum=0.3)
+    return PlanAgent(model, planner, Return(model.heads, survival=1.0), replan=replan)
 
 
 def _to_earn(model: WorldModel) -> Agent:
