@@ -178,11 +178,12 @@ def test_value_gradients_find_the_gain_of_optimal_control(paper):
 @pytest.mark.parametrize(
     ("name", "paper"), [("dreamer_v1", V1), ("dreamer_v2", V2), ("dreamer_v3", V3)]
 )
-def test_each_paper_learns_its_parts_in_one_update(name, paper):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_each_paper_learns_its_parts_in_one_update(name, paper, precision):
     model = registry.instance(name, small=True)
     config = replace(paper, **TINY)
     behavior = ActorCritic(model, config)
-    learner = GradientLearner([*model.parts(), *behavior.parts()])
+    learner = GradientLearner([*model.parts(), *behavior.parts()], precision=precision)
     before = [p.clone() for p in behavior.actor.parameters()]
     batch = sample_batch(model, (2, 4), 0, obs=None, extra=None)
     for _ in range(2):

@@ -141,4 +141,4 @@ class BlockGRU(nn.Module):
 def _gated(reset: Tensor, fresh: Tensor, update: Tensor, memory: Tensor) -> Tensor:
     """The memory moved towards the candidate; pre-activations (N, M)."""
     write = (update - 1).sigmoid()
-    return torch.lerp(memory, tanh(reset.sigmoid() * fresh), write)
+    return memory + write * (tanh(reset.sigmoid() * fresh) - memory)  # float32 under autocast
