@@ -1,0 +1,46 @@
+"""The closed form behind rssm_kalman: two filters agree, and a trained RSSM comes near them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions
+
+from reverie.core import registry
+from reverie.envs.rules import LinearSystem
+
+PROOF = Path(__file__).resolve().parents[1] / "proofs" / "dreamer.py"
+
+
+@pytest.fixture(scope="module")
+def proof():
+    spec = importlib.util.spec_from_file_location("proof_dreamer", PROOF)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_filter_of_the_proof_is_that_of_the_true_model(proof):
+    """Forecasts of the library's belief, one observation ahead, under torch's own density."""
+    y, u = proof.linear_data(20, 16, seed=0)
+    model = registry.instance("toy/linear_gaussian")
+    state, total = None, []
+    for t in range(17):
+        action = u[:, t - 1] if t else None
+        if t > proof.WARM:
+            ahead = model._moved(state, action)
+            cov = model._C @ ahead.cov @ model._C.T + model._R
+            seen = distributions.MultivariateNormal(ahead.mean @ model._C.T, cov)
+            total.append(-seen.log_prob(y[:, t]))
+        state = model.observe(state, action, y[:, t])
+    found = proof.kalman_nll(y.double().numpy(), u.double().numpy(), LinearSystem())
+    assert found == pytest.approx(torch.stack(total).mean().item(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_rssm_comes_within_five_percent_of_the_kalman_filter(proof):
+    ours, truth = proof.fitted(0, 1500)
+    assert truth <= ours <= truth + 0.05 * abs(truth)
