@@ -74,6 +74,6 @@ clean: ## remove the environments and caches; runs and results stay
 .venv-bench/bench.stamp: $(LOCKED) benchmarks/requirements.txt
 	$(PYTHON) scripts/check_system.py
 	test -x $(BENCH)/python || $(PYTHON) -m venv .venv-bench
-	$(BENCH)/python $(PIP) -c constraints.txt -e '.[doom]'
+	$(BENCH)/python $(PIP) -c constraints.txt -e '.[doom,data]'
 	$(BENCH)/python $(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@

@@ -189,7 +189,7 @@ def open_data(
         BadData: if nothing is there, no format knows it, or it is damaged.
         MissingExtra: if its library is not installed.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     form = registry.detect(path)
     if form.name == "store" and size is None:
         return Store.open(path)
