@@ -222,7 +222,11 @@ def test_a_sampler_draws_from_any_format(tmp_path, caplog):
             assert (batch.obs["image"][..., 0, 0, 0] == 25 * hour).all()
         sampler.close()
     text = caplog.text
-    assert "a (npz, " in text and "converted once to the store" in text and " kB), which may be deleted" in text
+    assert (
+        "a (npz, " in text
+        and "converted once to the store" in text
+        and " kB), which may be deleted" in text
+    )
     assert "b0 (" not in text  # a store is opened as it is
     assert not (tmp_path / "b0.store").exists()
 
