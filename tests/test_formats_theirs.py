@@ -342,6 +342,12 @@ def test_bad_hdf5_is_said(tmp_path):
     (tmp_path / "b.hdf5").write_bytes(data[:900])
     with pytest.raises(BadData, match="b.hdf5 was to be read as HDF5, but it cannot be"):
         open_source(tmp_path / "b.hdf5")
+    columns = demo(0)
+    columns["data/demo_0/dones"][4:] = 1  # success, again and again
+    path = hdf5(tmp_path / "d.hdf5", columns)
+    with pytest.raises(BadData, match='is terminated at step 4 of 8, but goes on.*"terminated"'):
+        open_source(path)
+    right(open_source(path, columns=ColumnMap.of({**MAPPED, "terminated": None}))[0])
     columns = {**demo(0), **demo(1)}
     del columns["data/demo_1/obs/eef"]
     source = open_source(hdf5(tmp_path / "c.hdf5", columns))

@@ -58,15 +58,23 @@ def align(rows: Rows, where: str, *, action_row: str, reward_row: str) -> tuple[
     at_reward = led if reward_row == "led" else taken
     no = np.zeros(steps, bool)
 
-    def flags(value: np.ndarray | None) -> np.ndarray:
-        return no.copy() if value is None else _bool(value)[at_reward]
+    def flags(name: str, value: np.ndarray | None) -> np.ndarray:
+        if value is None:
+            return no.copy()
+        ends = _bool(value)[at_reward]
+        if ends[:-1].any():
+            raise BadData(
+                f"{where} is {name} at step {int(ends.argmax())} of {steps}, but goes on. Split it "
+                f'there, or name another column for "{name}" in a mapping file (null: none).'
+            )
+        return ends
 
     raw = Raw(
         obs=obs,
         action=None if rows.action is None else rows.action[at_action],
         reward=None if rows.reward is None else rows.reward[at_reward],
-        terminated=flags(rows.terminated),
-        truncated=flags(rows.truncated),
+        terminated=flags("terminated", rows.terminated),
+        truncated=flags("truncated", rows.truncated),
         extra={name: value[taken] for name, value in rows.extra.items()},
     )
     return raw, reward_row != "led" and steps < count
