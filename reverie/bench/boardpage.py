@@ -6,7 +6,7 @@ of evaluate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reverie.evaluate import page
@@ -192,7 +192,11 @@ def _control(board: Mapping[str, Any]) -> list[str]:
         return [page.missing("Nobody acted.")]
     axis = f"{board['unit']}, {unit}" if unit else board["unit"]
     plot = page.by_width(*(scores(bars, axis, width=w) for w in _WIDTHS))
-    return [page.figure(plot, "A dot is a mean, its bar the 95% interval. All began equally.")]
+    return [
+        page.figure(
+            plot, "A dot is a mean, its bar the 95% interval. All began at the same starts."
+        )
+    ]
 
 
 def _correlation(board: Mapping[str, Any]) -> list[str]:
@@ -203,7 +207,11 @@ def _correlation(board: Mapping[str, Any]) -> list[str]:
     rows = {row["metric"]: row for row in board["correlation"]}
     plots = []
     for name in rows:
-        drawn = [line for m, c in colours.items() if (line := _scatter(board, m, name, c, scale))]
+        drawn = [
+            line
+            for training in _trainings(board)
+            if (line := _scatter(training, name, colours, scale))
+        ]
         plots.append(
             lines(drawn, name.replace("_", " "), xlabel=name.replace("_", " "), ylabel="control")
         )
@@ -229,54 +237,66 @@ def _correlation(board: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _trainings(board: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
+    """The checkpoints of each training, in time."""
+    found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for point in board["points"]:
+        found.setdefault((point["model"], point["seed"]), []).append(point)
+    return list(found.values())
+
+
 def _scatter(
-    board: Mapping[str, Any], model: str, metric: str, colour: str, scale: float
+    training: Sequence[Mapping[str, Any]], metric: str, colours: Mapping[str, str], scale: float
 ) -> Line | None:
-    """One model's checkpoints."""
-    those = [
-        p
-        for p in board["points"]
-        if p["model"] == model and p["control"] is not None and metric in p["prediction"]
-    ]
+    """Control of a training's checkpoints against a metric."""
+    those = [p for p in training if p["control"] is not None and metric in p["prediction"]]
     if not those:
         return None
     x = [p["prediction"][metric]["value"]["value"] for p in those]
-    y, low, high = _whiskers(those, scale)
+    return _dots(x, [p["control"] for p in those], colours[those[0]["model"]], scale)
+
+
+def _dots(
+    x: Sequence[float], values: Sequence[Mapping[str, float]], colour: str, scale: float = 1.0
+) -> Line:
+    """Joined dots with the ends of their intervals."""
+    y, low, high = ([scale * v[k] for v in values] for k in ("value", "low", "high"))
     return Line(x, y, low, high, "", colour, dashed=False, dots=True)
-
-
-def _whiskers(points: Sequence[Mapping[str, Any]], scale: float) -> tuple[list[float], ...]:
-    """Control of checkpoints with the ends of its interval."""
-    return tuple([scale * p["control"][k] for p in points] for k in ("value", "low", "high"))
 
 
 def _learning(board: Mapping[str, Any]) -> list[str]:
     """Control and prediction against the seconds of training."""
     colours, scale = _colours(board), _percent(board)[1]
-    plots = []
-    acted = [p for p in board["points"] if p["control"] is not None]
-    if acted:
-        drawn = []
-        for model, colour in colours.items():
-            those = [p for p in acted if p["model"] == model]
-            if those:
-                y, low, high = _whiskers(those, scale)
-                x = [p["seconds"] for p in those]
-                drawn.append(Line(x, y, low, high, "", colour, dashed=False, dots=True))
-        plots.append(lines(drawn, "control", xlabel="seconds of training"))
-    for metric in _metrics(board):
-        drawn = []
-        for model, colour in colours.items():
-            known = [
-                p for p in board["points"] if p["model"] == model and metric in p["prediction"]
-            ]
-            values = [p["prediction"][metric]["value"] for p in known]
-            if values:
-                y, low, high = ([v[k] for v in values] for k in ("value", "low", "high"))
-                x = [p["seconds"] for p in known]
-                drawn.append(Line(x, y, low, high, "", colour, dashed=False, dots=True))
-        plots.append(lines(drawn, metric.replace("_", " "), xlabel="seconds of training"))
-    return [page.legend((n, c, False) for n, c in colours.items()), page.grid(plots)]
+    plots = [
+        _against_time(board, "control", lambda p: p["control"], scale),
+        *(
+            _against_time(board, name, lambda p, n=name: p["prediction"].get(n, {}).get("value"))
+            for name in _metrics(board)
+        ),
+    ]
+    return [
+        page.legend((name, colour, False) for name, colour in colours.items()),
+        page.grid(filter(None, plots)),
+    ]
+
+
+def _against_time(
+    board: Mapping[str, Any],
+    name: str,
+    value: Callable[[Mapping[str, Any]], Mapping[str, float] | None],
+    scale: float = 1.0,
+) -> str:
+    """One number of every checkpoint by its seconds of training; empty if nobody has it."""
+    colours = _colours(board)
+    drawn = []
+    for training in _trainings(board):
+        known = [(p["seconds"], v) for p in training if (v := value(p)) is not None]
+        if known:
+            x, values = zip(*known, strict=True)
+            drawn.append(_dots(x, values, colours[training[0]["model"]], scale))
+    if not drawn:
+        return ""
+    return lines(drawn, name.replace("_", " "), xlabel="seconds of training")
 
 
 # --- the rest -------------------------------------------------------------------------------------
