@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import queue
 import signal
 import socket
 import sys
@@ -12,6 +14,7 @@ import urllib.request
 
 import player_parts as parts
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette", reason="needs the extra 'play'")
 pytest.importorskip("uvicorn", reason="needs the extra 'play'")
@@ -24,8 +27,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from reverie.core.errors import BadConfig, MissingExtra
 from reverie.data.store import Store
 from reverie.player import command
-from reverie.player.engine import MOST
+from reverie.player.engine import MOST, Engine, Left
 from reverie.player.guard import Guard
+from reverie.player.messages import Command, unpack
 from reverie.player.server import serve
 
 LAMP = """
@@ -33,6 +37,7 @@ import sys
 sys.path.insert(0, "tests")
 import player_parts as parts
 from reverie.data.store import Store
+from reverie.player.messages import Command, unpack
 from reverie.player.server import serve
 store = Store.open(sys.argv[1]) if len(sys.argv) > 1 else None
 serve(
@@ -139,22 +144,74 @@ def test_two_people_dream_apart_and_are_batched(lamp):
     one, other = lamp.person(), lamp.person()
     one.say("act", action=2, n=1)
     other.say("act", action=0, n=1)
-    a, pictures = one.frame(lambda header: header["t"] == 5)
-    assert (pictures[a["branches"][0]["picture"]] == 10 + 5 * 3).all()
-    b, pictures = other.frame(lambda header: header["t"] == 5)
-    assert (pictures[b["branches"][0]["picture"]] == 10 + 5 * 1).all()
+    a, pictures = one.frame(lambda header: header["t"] >= 5)
+    assert (pictures[a["branches"][0]["picture"]] == 10 + a["t"] * 3).all()
+    b, pictures = other.frame(lambda header: header["t"] >= 5)
+    assert (pictures[b["branches"][0]["picture"]] == 10 + b["t"] * 1).all()
     assert other.frame(lambda header: header["t"] > 20)[0]["together"] > 1.2
     one.close()
     other.frame(lambda header: header["people"] == 1)  # a closed tab frees its state
     other.close()
 
 
+def test_pictures_go_up_and_films_come_down(lamp):
+    person = lamp.person()
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), (50, 50, 50)).save(file, "PNG")
+    person.say("act", action=0, n=1)
+    person.socket.send(file.getvalue())
+    header, pictures = person.frame(lambda h: "your picture" in h["why"] and h["t"] >= 20)
+    assert (pictures[header["branches"][0]["picture"]] == 50 + header["t"]).all()
+    person.say("peek", episode=0, step=0)
+    person.say("film", kind="gif")
+    data = b""
+    while b'"kind":"film"' not in data[:40]:
+        data = person.socket.recv(timeout=20)
+    with Image.open(io.BytesIO(data[data.index(b"GIF89a") :])) as film:
+        assert film.n_frames >= 2 and film.height >= 256
+    person.close()
+
+
+class Fragile(parts.Lamp):
+    """Cannot imagine that it is bright."""
+
+    def predict(self, state, action, *, z=None, generator=None):
+        if (state.x > 15).any():
+            raise RuntimeError("too bright")
+        return super().predict(state, action, z=z, generator=generator)
+
+
+def test_a_model_that_breaks_for_one_goes_on_for_the_others():
+    engine = Engine(parts.subject(Fragile()))
+    heard = {0: queue.Queue(), 1: queue.Queue()}
+    numbers = [engine.open(heard[i].put) for i in heard]
+    engine.start()
+    for i, number in enumerate(numbers):
+        engine.submit(number, Command("rate", {"value": 60.0}))
+        engine.submit(number, Command("act", {"action": 2 * i, "n": 1}))
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        left = heard[1].get(timeout=10)
+        if isinstance(left, Left):
+            break
+    assert "The dream broke (RuntimeError)" in left.why
+    while not heard[0].empty():
+        heard[0].get()
+    header, _ = unpack(heard[0].get(timeout=10))
+    assert header["kind"] == "frame" and header["people"] == 1
+    engine.stop()
+
+
 def test_a_full_house_says_so(lamp):
     people = [lamp.person() for _ in range(MOST)]
     with pytest.raises(ConnectionClosed):
         lamp.person()
-    for person in people:
+    first, *others = people
+    for person in others:
         person.close()
+    first.say("act", action=0, n=1)  # it goes on, so frames come
+    first.frame(lambda header: header["people"] == 1)
+    first.close()
 
 
 def test_a_wrong_message_is_one_sentence_and_many_end_the_visit(lamp):

@@ -102,7 +102,7 @@ class Engine:
             BadConfig: if all seats are taken.
         """
         with self._news:
-            if len(self._seats) >= MOST:
+            if sum(not seat.closing for seat in self._seats.values()) >= MOST:
                 raise BadConfig(f"{MOST} people are playing, which is all that fit. Come later.")
             self._next += 1
             self._seats[self._next] = _Seat(emit)
@@ -240,18 +240,38 @@ class Engine:
         owners = {id(seat.session): seat for seat in seats}
         sessions = [seat.session for seat in seats if seat.session is not None]
         waited = {id(s): s.waiting for s in sessions}
-        moved = together(self.subject, sessions, self._generator)
+        moved = self._moved(sessions)
         millis = 1000 * (time.monotonic() - now)
         if moved:
             self._millis = _SLOWLY * self._millis + (1 - _SLOWLY) * millis
             self._rows = _SLOWLY * self._rows + (1 - _SLOWLY) * len(moved)
         for session in sessions:
             seat = owners[id(session)]
+            if seat.closing:
+                continue
             period = 1 / session.rate
             seat.due = (np.floor(time.monotonic() / period) + 1) * period
             seat.once = False
             news = session in moved or session.waiting != waited[id(session)] or session.notices
             seat.changed = seat.changed or bool(news)
+
+    def _moved(self, sessions: list[Session]) -> list[Session]:
+        """Step all at once; if that fails, each alone, and let go of those that still fail."""
+        try:
+            return together(self.subject, sessions, self._generator)
+        except Exception:  # noqa: BLE001  # models are foreign code
+            _log.exception("a step of %d sessions failed", len(sessions))
+        moved = []
+        for number, seat in self._open_seats():
+            if seat.session in sessions:
+                self._safely(number, seat, lambda seat: moved.extend(self._alone(seat)))
+        return moved
+
+    def _alone(self, seat: _Seat) -> list[Session]:
+        """A step of one session."""
+        return (
+            [] if seat.session is None else together(self.subject, [seat.session], self._generator)
+        )
 
     def _shown(self, seat: _Seat) -> None:
         """The frame that is to be seen now."""

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import logging
 import re
 import socket
 import time
@@ -58,6 +59,8 @@ class Outbox:
         """Called in the loop."""
         if isinstance(what, bytes) and what[4:].startswith(b'{"kind":"frame"'):
             self._frame = what
+        elif isinstance(what, Film) and any(isinstance(one, Film) for one in self._answers):
+            self._answers.append(_said("A film is being made already. Wait for it."))
         elif len(self._answers) < _NEWS:
             self._answers.append(what)
         self._ready.set()
@@ -287,6 +290,7 @@ def serve(subject: Subject, host: str, port: int, announce: Any, *, seed: int = 
         limit_concurrency=128,
         timeout_graceful_shutdown=2,
     )
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # a browser that left is no news
     engine.start()
     name = f"[{host}]" if ":" in host else host
     announce(f"http://{name}:{bound}/" + (f"?token={guard.token}" if guard.token else ""))
