@@ -25,7 +25,7 @@ from reverie.core.model import WorldModel
 from reverie.data.store import Store
 from reverie.progress import Progress
 
-MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the budget at which weights are kept
+MOMENTS = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the budget at which weights are kept
 _FIT = "fit.json"
 
 
