@@ -12,7 +12,7 @@ from reverie.core.check import check_world_model
 from reverie.core.errors import BadConfig, ShapeMismatch, SpaceMismatch
 from reverie.core.types import Batch, Box, Discrete, Space
 from reverie.imagine import rollout
-from reverie.models.jepa import PIXELS, SCHOOLS, JEPAConfig, LeWorldModel, no_terms, sigreg_temporal
+from reverie.models.jepa import NOTHING, PIXELS, SCHOOLS, SIGREG_TEMPORAL, JEPAConfig, LeWorldModel
 
 THIN = JEPAConfig(latent=4, channels=(4, 4), hidden=8)
 VECTOR: dict[str, Space] = {"vector": Box((2,), -4.0, 4.0)}
@@ -38,7 +38,7 @@ class Drift(nn.Module):
 
 def walker(predictor: nn.Module, **changes) -> LeWorldModel:
     """A model whose embedding is the observation itself."""
-    config = replace(JEPAConfig(terms=no_terms, latent=2, hidden=8), **changes)
+    config = replace(JEPAConfig(terms=NOTHING, latent=2, hidden=8), **changes)
     model = LeWorldModel(config, VECTOR, Box((2,)))
     model.encoder, model.predictor = nn.Identity(), predictor
     return model.eval()
@@ -131,7 +131,7 @@ def test_a_leap_over_a_seam_does_not_count():
 
 
 def test_a_slow_copy_is_what_is_predicted():
-    config = replace(THIN, terms=no_terms, momentum=0.5, block=1, leaps=1)
+    config = replace(THIN, terms=NOTHING, momentum=0.5, block=1, leaps=1)
     model = LeWorldModel(config, VECTOR, Box((2,)))
     (part,) = model.parts()
     data = walked(6, 1)
@@ -148,7 +148,7 @@ def test_a_slow_copy_is_what_is_predicted():
 
 
 def test_alarms_and_terms_are_logged():
-    model = LeWorldModel(replace(THIN, terms=sigreg_temporal, block=1), VECTOR, Box((2,)))
+    model = LeWorldModel(replace(THIN, terms=SIGREG_TEMPORAL, block=1), VECTOR, Box((2,)))
     found = model._loss(walked(8, 3), None).terms
     named = {"prediction", "sigreg", "temporal_similarity", "std", "rank", "motion"}
     assert set(found) == named
@@ -163,6 +163,8 @@ def test_what_cannot_be_is_one_sentence():
         LeWorldModel(JEPAConfig(), {"sound": Box((8,))}, Box((2,)))
     with pytest.raises(SpaceMismatch, match="predicts under actions, but the world has none"):
         LeWorldModel(JEPAConfig(), PIXELS, None)
+    with pytest.raises(BadConfig, match=r"terms names \['sig'\]. Choose of \['covariance', "):
+        LeWorldModel(JEPAConfig(terms=(("sig", 1.0),)), PIXELS, Box((2,)))
     model = walker(Count(), block=5, leaps=3)
     with pytest.raises(ShapeMismatch, match=r"segments of 15 transitions .* but these have 4\."):
         model._loss(walked(2, 4), None)

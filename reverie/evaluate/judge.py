@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,9 @@ def judge(
 
 
 def _keep(path: Path, env: VectorEnv, episodes: list[Any]) -> None:
-    """A fresh store of these episodes."""
+    """A fresh store of these episodes, without what agents wrote beside their actions."""
     shutil.rmtree(path, ignore_errors=True)
     observations, actions = spaces(env)
     with Store.create(path, observations, actions) as store:
         for episode in episodes:
-            store.append(episode)
+            store.append(replace(episode, extra={}))

@@ -9,9 +9,8 @@ The predictor leaps: one call covers a block of up to `block` world steps, as in
 `predict` still takes single steps: it notes the action, and the network is called where a block is
 full, or where a head asks for a moment inside one.
 
-Read top to bottom: config, the model, its loss, the siblings. The networks are in `nn/leap.py`.
-
-Letters: D latent size, K frames of history, A numbers of an action, U leaps in the loss.
+The networks are in `nn/leap.py`. Letters: D latent size, K frames of history, A numbers of an
+action, U leaps in the loss.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.errors import ShapeMismatch, SpaceMismatch
+from reverie.core.errors import BadConfig, ShapeMismatch, SpaceMismatch
 from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
 from reverie.nn.anticollapse import (
@@ -41,35 +40,29 @@ from reverie.nn.anticollapse import (
 )
 from reverie.nn.leap import Encoder, Predictor, rows_of
 
-Terms = Callable[[int, int], tuple[Term, ...]]  # (D, numbers of a block of actions)
+Terms = tuple[tuple[str, float], ...]  # names in `TERMS` and their weights
 
-
-def no_terms(*_: int) -> tuple[Term, ...]:
-    """Nothing but the prediction: what collapses."""
-    return ()
-
-
-def sigreg(*_: int) -> tuple[Term, ...]:
-    """LeWorldModel as published (section 3.1)."""
-    return (SIGReg(0.1, slices=64),)
-
-
-def sigreg_temporal(*_: int) -> tuple[Term, ...]:
-    """LeWorldModel, and moments that follow each other lie close: distances show the way."""
-    return (SIGReg(0.1, slices=64), TemporalSimilarity(1.0))
-
-
-def pldm(latent: int, action: int) -> tuple[Term, ...]:
-    """PLDM with the coefficients of EB-JEPA's two rooms (arXiv:2602.03604)."""
-    reads = InverseDynamics(1.0, latent=latent, action=action)
-    return (Variance(16.0), Covariance(8.0), TemporalSimilarity(12.0), reads)
+TERMS: dict[str, Callable[[float, int, int], Term]] = {  # (weight, D, numbers of a block)
+    "sigreg": lambda weight, *_: SIGReg(weight, slices=64),
+    "variance": lambda weight, *_: Variance(weight),
+    "covariance": lambda weight, *_: Covariance(weight),
+    "temporal_similarity": lambda weight, *_: TemporalSimilarity(weight),
+    "inverse_dynamics": lambda weight, d, a: InverseDynamics(weight, latent=d, action=a),
+}
+NOTHING: Terms = ()  # but the prediction: what collapses
+SIGREG: Terms = (("sigreg", 0.1),)  # LeWorldModel as published (section 3.1)
+SIGREG_TEMPORAL: Terms = (*SIGREG, ("temporal_similarity", 1.0))  # distances show the way
+VICREG_TEMPORAL: Terms = (  # PLDM with the coefficients of EB-JEPA's two rooms (arXiv:2602.03604)
+    *(("variance", 16.0), ("covariance", 8.0)),
+    *(("temporal_similarity", 12.0), ("inverse_dynamics", 1.0)),
+)
 
 
 @dataclass(frozen=True)
 class JEPAConfig:
     """Sizes and terms; the defaults learn two rooms in a minute."""
 
-    terms: Terms = sigreg  # of the loss, beside the prediction
+    terms: Terms = SIGREG  # of the loss, beside the prediction
     momentum: float | None = None  # of a slow copy whose embeddings are predicted; None: our own
     latent: int = 64  # D
     history: int = 1  # K frames that the predictor reads, one block apart
@@ -108,7 +101,7 @@ class JEPA(WorldModel[State]):
 
     Raises:
         SpaceMismatch: if there is nothing to read, or nothing acts.
-        BadConfig: see `Encoder`.
+        BadConfig: if a term is not known, or the picture is of an odd size; see `Encoder`.
     """
 
     def __init__(
@@ -134,7 +127,7 @@ class JEPA(WorldModel[State]):
             width=config.hidden,
             layers=config.layers,
         )
-        self.terms = nn.ModuleList(config.terms(config.latent, config.block * self.acts))
+        self.terms = _built(config, config.block * self.acts)
         slow = config.momentum
         self.target = None if slow is None else EMATarget(self.encoder, momentum=slow)
 
@@ -383,10 +376,17 @@ class School(NamedTuple):
 
 PIXELS: dict[str, Space] = {"image": Box((3, 32, 32), 0, 255, "uint8")}
 SCHOOLS: dict[str, School] = {
-    "lewm": School(LeWorldModel, JEPAConfig(terms=sigreg)),
-    "pldm": School(PLDM, JEPAConfig(terms=pldm)),
-    "self_predictive": School(SelfPredictive, JEPAConfig(terms=no_terms, momentum=0.99)),
+    "lewm": School(LeWorldModel, JEPAConfig(terms=SIGREG)),
+    "pldm": School(PLDM, JEPAConfig(terms=VICREG_TEMPORAL)),
+    "self_predictive": School(SelfPredictive, JEPAConfig(terms=NOTHING, momentum=0.99)),
 }
+
+
+def _built(config: JEPAConfig, action: int) -> nn.ModuleList:
+    """The terms that the config names."""
+    if unknown := [name for name, _ in config.terms if name not in TERMS]:
+        raise BadConfig(f"JEPAConfig.terms names {unknown}. Choose of {sorted(TERMS)}.")
+    return nn.ModuleList(TERMS[name](w, config.latent, action) for name, w in config.terms)
 
 
 def _readable(observations: dict[str, Space]) -> tuple[str, Box]:

@@ -1,0 +1,216 @@
+"""JEPA world models in two rooms: learn from wandering without rewards, plan to places on pictures.
+
+20,000 transitions of a drift through 32x32 pixels, one model, and CEM towards a goal image. The
+model never saw a task. `proofs/jepa.py` runs the arms of the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from reverie.agent import BrownianAgent, RandomAgent
+from reverie.core.types import Box
+from reverie.data.fill import fill
+from reverie.data.sample import Sampler
+from reverie.data.store import Store
+from reverie.envs.toy import TwoRooms
+from reverie.evaluate.judge import judge
+from reverie.learner import GradientLearner
+from reverie.models.jepa import (
+    JEPA,
+    PIXELS,
+    SCHOOLS,
+    SIGREG_TEMPORAL,
+    VICREG_TEMPORAL,
+    State,
+    Terms,
+)
+from reverie.plan_agent import PlanAgent
+from reverie.planners.cem import CEM
+from reverie.planners.goal_objectives import Every
+from reverie.planners.objective import GoalDistance, Objective, goal_of
+from reverie.progress import Progress
+from reverie.run import Run, Stage, usable
+
+ACTIONS = Box((2,))
+EPISODES = 400  # of 50 steps
+BATCH = 128
+JUDGED = 100  # tasks
+
+Measure = Callable[[JEPA, Tensor], Objective]  # (model, goals (B, D)) -> what plans maximise
+
+
+def lewm(*, seed: int = 0, door: str = "fixed", updates: int = 700, device: str = "cpu") -> Run:
+    """LeWorldModel with temporal similarity: its distances lead to the goal.
+
+    Args:
+        seed: of everything.
+        door: "fixed" in the middle, or "random": another one each episode.
+        updates: of the model.
+        device: where it lives and plans.
+    """
+    return two_rooms("lewm", "lewm.two_rooms", SIGREG_TEMPORAL, dict(locals()))
+
+
+def pldm(*, seed: int = 0, door: str = "fixed", updates: int = 700, device: str = "cpu") -> Run:
+    """PLDM with the coefficients of EB-JEPA.
+
+    Args:
+        seed: of everything.
+        door: "fixed" in the middle, or "random": another one each episode.
+        updates: of the model.
+        device: where it lives and plans.
+    """
+    return two_rooms("pldm", "pldm.two_rooms", VICREG_TEMPORAL, dict(locals()))
+
+
+def two_rooms(school: str, name: str, terms: Terms, arguments: dict[str, Any]) -> Run:
+    """The run of one arm.
+
+    Args:
+        school: whose class it is, in `SCHOOLS`.
+        name: of the run.
+        terms: of the loss.
+        arguments: of the recipe: seed, door, updates, device.
+    """
+    seed, door, updates = arguments["seed"], arguments["door"], arguments["updates"]
+    torch.manual_seed(seed)
+    row = SCHOOLS[school]
+    config = replace(row.config, terms=terms, lr_decay=0.03 ** (1 / updates))
+    model = row.model(config, PIXELS, ACTIONS).to(usable(arguments["device"]))
+    agent, world = planning(model), partial(world_of, door)
+    baselines = {"random": RandomAgent(ACTIONS)}
+
+    def stages(folder: Path) -> tuple[Stage, ...]:
+        return (
+            Stage("collect", prepare=partial(_collect, folder / "data", door, seed)),
+            Stage(
+                "model",
+                updates,
+                lambda: GradientLearner(model.parts(), precision="bf16"),
+                lambda: _sampler(model, folder / "data", seed),
+            ),
+            Stage(
+                "judge",
+                finish=lambda progress: _judged(
+                    folder, {"planner": agent, **baselines}, world, progress
+                ),
+            ),
+        )
+
+    return Run(
+        name=name,
+        seed=seed,
+        model=model,
+        stages=stages,
+        agent=agent,
+        baselines=baselines,
+        world=world,
+        environment="toy/two_rooms",
+        unit="steps at the goal",
+        config=arguments,
+    )
+
+
+def world_of(door: str, num_envs: int, seed: int, *, task: str = "any") -> VectorEnv:
+    """Two rooms as they are judged: a picture, the goal's picture, and the truth for oracles.
+
+    Args:
+        door: "fixed" or "random".
+        num_envs: rows.
+        seed: of the tasks.
+        task: "any", "same" room, or "cross": start and goal in different ones.
+    """
+    observe = ("image", "goal", "vector")
+    return TwoRooms(num_envs, observe=observe, door=door, task=task, seed=seed)
+
+
+def closest(model: JEPA, goal: Tensor) -> Objective:
+    """The best step of a plan by the model's own distance.
+
+    Args:
+        model: says how far.
+        goal: (B, D).
+    """
+    return GoalDistance(model.heads, goal, over="best")
+
+
+def planning(model: JEPA, measure: Measure = closest, *, horizon: int = 10) -> PlanAgent[State]:
+    """CEM in blocks of held actions towards the picture of a goal; replans after each block.
+
+    Args:
+        model: plans and says how far.
+        measure: what plans maximise.
+        horizon: blocks.
+    """
+    block = model.config.block
+
+    def aim(obs: dict[str, Tensor], state: State) -> Objective:
+        del state
+        return Every(block, measure(model, goal_of(model, {"image": obs["goal"]})))
+
+    planner = CEM(horizon=horizon, samples=96, iterations=5, elites=12, std=1.0, repeat=block)
+    return PlanAgent(model, planner, aim=aim, replan=block)
+
+
+@torch.no_grad()
+def embeddings(model: JEPA, store: Store) -> tuple[Tensor, Tensor]:
+    """What distances are made from: the frozen embeddings of all that was recorded.
+
+    Args:
+        model: whose encoder it is.
+        store: with the modality 'image'.
+
+    Returns:
+        (R, D) float32, and (R-1,) bool: row r+1 is one step after row r.
+    """
+    images = torch.from_numpy(np.array(store.columns["obs.image"]))
+    z = [model.encode({"image": part.to(model.device)}) for part in images.split(1000)]
+    first = torch.from_numpy(np.array(store.columns["first"]))
+    return torch.cat(z), ~first[1:].to(model.device)
+
+
+def _collect(path: Path, door: str, seed: int, progress: Progress) -> None:
+    def make(seed: int) -> VectorEnv:
+        return TwoRooms(64, observe=("image", "vector"), door=door, seed=seed)
+
+    fill(path, make, BrownianAgent(ACTIONS), episodes=EPISODES, seed=seed, progress=progress)
+
+
+def _sampler(model: JEPA, path: Path, seed: int) -> Sampler:
+    config = model.config
+    length = config.block * (config.history - 1 + config.leaps)
+    store = Store.open(path)
+    return Sampler(
+        store,
+        BATCH,
+        length,
+        packed=False,  # a segment that runs on into the next episode teaches little
+        seed=seed,
+        modalities=("image",),
+        device=model.device,
+    )
+
+
+def _judged(folder: Path, agents: Any, world: Any, progress: Progress) -> dict[str, float]:
+    scores = judge(
+        folder,
+        agents,
+        world,
+        environment="toy/two_rooms",
+        unit="steps at the goal",
+        episodes=JUDGED,
+        num_envs=50,
+        progress=progress,
+    )
+    rates = {who: score.success_rate for who, score in scores.items()}
+    return {f"{who} success": rate.value for who, rate in rates.items() if rate is not None}
