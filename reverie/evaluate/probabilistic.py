@@ -147,14 +147,14 @@ def _pit(futures: Tensor, came: Tensor) -> Measure:
     random = torch.Generator().manual_seed(0)
     chosen = torch.rand(below.shape, generator=random).to(below.device)
     ranks = below + (chosen * (alike + 1)).long()  # among equals, any place
-    fair = torch.randint(n + 1, ranks.shape, generator=random)
+    fair = torch.randint(n + 1, (*ranks.shape[:2], 1), generator=random)
     return measured(
         {"model": (_shares(ranks, n),), "calibrated": (_shares(fair, n),)},
         pit_distance,
         name="pit_distance",
         group="prediction",
         what="Largest distance of the distribution of what came, ranked among the draws, from "
-        "uniform; beside it that of as many ranks that are uniform and independent.",
+        "uniform; beside it that of as many episodes of uniform ranks, alike in each dimension.",
         unit="1",
         better="lower",
     )

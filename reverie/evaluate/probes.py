@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FOLDS = 5
-PENALTIES = tuple(10.0**k for k in range(-4, 5))  # of ridge, times the number of steps
+PENALTIES = tuple(10.0**k for k in range(-8, 4))  # of ridge, times the number of steps
 STEPS = 4_000  # that a ridge is fitted to, about; more tell it little
 HIDDEN, UPDATES, BATCH, RATE, LOOK = 64, 400, 256, 3e-3, 20  # of the MLP
 PIXELS = 64  # principal components of a frame
@@ -85,7 +85,7 @@ class _Solved:
     def __init__(self, task: Task) -> None:
         x, y = (_thinned(z.flatten(0, 1), STEPS).double() for z in task)
         self.mean, self.centre = x.mean(0), y.mean(0)
-        self.scale = x.std(0, unbiased=False).clamp(min=1e-6)
+        self.scale = _scale(x)
         x = (x - self.mean) / self.scale
         self.values, self.vectors = torch.linalg.eigh(x.T @ x / len(x))
         self.along = self.vectors.T @ (x.T @ (y - self.centre)) / len(x)
@@ -110,7 +110,9 @@ def mlp(task: Task, others: Tensor, generator: torch.Generator) -> Tensor:
     """
     device = task.features.device
     fold = folds(len(task.features), generator)
-    (x, mean, scale), (y, centre, spread) = (_standard(z.float()) for z in task)
+    x, mean, scale = _standard(task.features.float())
+    centre, spread = _moments(task.targets.float())
+    y = (task.targets - centre) / spread
     net = _Nets(x.shape[-1], y.shape[-1], generator).to(device)
     rows = [(fold != f).nonzero()[:, 0] for f in range(FOLDS)]
     chosen = [r[torch.arange(len(r)) % 4 == 3] for r in rows]
@@ -128,10 +130,21 @@ def mlp(task: Task, others: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(E, T, D) in units of its spread, with its mean and spread (D,)."""
+    """(E, T, D) in units of its spread, with its mean (D,) and spread ()."""
     flat = x.flatten(0, 1)
-    mean, scale = flat.mean(0), flat.std(0, unbiased=False).clamp(min=1e-6)
+    mean, scale = flat.mean(0), _scale(flat)
     return (x - mean) / scale, mean, scale
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (Y,) of (E, T, Y)."""
+    flat = x.flatten(0, 1)
+    return flat.mean(0), flat.std(0, unbiased=False).clamp(min=1e-12)
+
+
+def _scale(x: Tensor) -> Tensor:
+    """One unit for all dimensions of (N, D): one each would make noise of pixels' last ones."""
+    return x.var(0, unbiased=False).mean().sqrt().clamp(min=1e-12)
 
 
 @torch.enable_grad()
