@@ -39,6 +39,8 @@ _PATHS: dict[str, dict[str, str]] = {
     },
     "recipe": {
         **{name: f"reverie.recipes.dreamer:{name}" for name in _DREAMERS},
+        "lewm.two_rooms": "reverie.recipes.jepa:lewm",
+        "pldm.two_rooms": "reverie.recipes.jepa:pldm",
         "world_models_2018.doom": "reverie.recipes.doom:doom",
         "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",
         "world_models_2018.doom_iterative": "reverie.recipes.doom:doom_iterative",
