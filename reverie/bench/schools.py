@@ -7,18 +7,22 @@ school's registered name. Imports models, recipes' stages, data and what stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
 from reverie.bench.contender import Contender, Phase
 from reverie.bench.task import facts
 from reverie.core import registry
+from reverie.core.model import WorldModel
 from reverie.core.types import Discrete, Optim, Space
 from reverie.data.sample import Sampler
 from reverie.data.store import Store
 from reverie.learner import GradientLearner
+from reverie.models import dreamer, jepa
 from reverie.models.world_models_2018 import WorldModels2018, WorldModels2018Config
 from reverie.progress import Progress
+from reverie.recipes.dreamer import SMALL_V3
 from reverie.recipes.world_models_2018 import write_latents
 
 Enter = Callable[[Mapping[str, Space], Space, Store, int], Contender]
@@ -84,7 +88,83 @@ def world_models_2018(
     return Contender(model, phases, finish)
 
 
+def dreamer_v3(
+    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
+) -> Contender:
+    """The RSSM of DreamerV3 in its small preset; no behavior, the bench plans in it.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    torch.manual_seed(seed)
+    config = replace(SMALL_V3, cont_weight=float(facts(store)["ends"]))
+    model = dreamer.DreamerV3(config, observations, actions)
+    return _at_once(model, store, seed, batch=16, length=32)
+
+
+def lewm(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """LeWorldModel with temporal similarity.
+
+    Args:
+        observations: 'image' or 'vector'.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    return _jepa("lewm", jepa.SIGREG_TEMPORAL, observations, actions, store, seed=seed)
+
+
+def pldm(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """PLDM with the coefficients of EB-JEPA.
+
+    Args:
+        observations: 'image' or 'vector'.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    return _jepa("pldm", jepa.VICREG_TEMPORAL, observations, actions, store, seed=seed)
+
+
+def _jepa(
+    name: str,
+    terms: jepa.Terms,
+    observations: Mapping[str, Space],
+    actions: Space,
+    store: Store,
+    *,
+    seed: int,
+) -> Contender:
+    """A JEPA with these terms, on segments inside episodes."""
+    torch.manual_seed(seed)
+    row = jepa.SCHOOLS[name]
+    model = row.model(replace(row.config, terms=terms, lr=1e-3), dict(observations), actions)
+    steps = row.config.block * (row.config.history - 1 + row.config.leaps)
+    return _at_once(model, store, seed, batch=128, length=steps, packed=False)
+
+
+def _at_once(
+    model: WorldModel, store: Store, seed: int, *, batch: int, length: int, packed: bool = True
+) -> Contender:
+    """A model all of whose parts learn together, the whole time."""
+
+    def sampler() -> Sampler:
+        names = tuple(model.observations)
+        return Sampler(store, batch, length, seed=seed, modalities=names, packed=packed)
+
+    def learner() -> GradientLearner:
+        return GradientLearner(model.parts(), precision="bf16")
+
+    return Contender(model, (Phase("model", 1.0, learner, sampler),))
+
+
 SCHOOLS: dict[str, Enter] = {
+    "dreamer_v3": dreamer_v3,
+    "lewm": lewm,
+    "pldm": pldm,
     "world_models_2018": world_models_2018,
 }
 
