@@ -89,7 +89,7 @@ def _controllability(pairs: dict[str, tuple[Rival, Rival]]) -> list[Measure]:
             group="imagination",
             what="1 - squared error of the foreseen embedding under the real actions over that "
             "under another episode's: 0 if actions are ignored, 1 at best.",
-            unit="1",
+            unit="share",
             better="higher",
         )
     ]

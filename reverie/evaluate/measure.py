@@ -20,7 +20,7 @@ class Measure(NamedTuple):
     name: str  # lower case with underscores, unique in a card: "psnr", "embedding_error"
     group: Group  # the section of the report card
     what: str  # one sentence
-    unit: str  # "dB", "R2", "1" for a ratio
+    unit: str  # "dB", "R2", "share", "of copying"
     better: Literal["higher", "lower"]
     value: Interval  # over episodes; of a curve: its mean over the horizon, unless `what` says
     curve: tuple[Interval, ...] = ()  # by steps ahead 1..H; empty: not against the horizon

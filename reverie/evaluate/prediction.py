@@ -106,10 +106,12 @@ def _ways(image: Tensor) -> list[_Frames]:
     least = min(image.shape[-2:])
     ways = [_Frames("psnr", "Mean PSNR of each decoded frame.", "dB", "higher", pixels.psnr)]
     if least >= pixels.WINDOW:
-        ways.append(_Frames("ssim", "Structural similarity of frames.", "1", "higher", pixels.ssim))
+        ways.append(
+            _Frames("ssim", "Structural similarity of frames.", "similarity", "higher", pixels.ssim)
+        )
     distance = pixels.lpips(image.device) if least >= pixels.LPIPS_LEAST else None
     if distance is not None and image.shape[2] == 3:
-        ways.append(_Frames("lpips", "Learned distance of frames.", "1", "lower", distance))
+        ways.append(_Frames("lpips", "Learned distance of frames.", "distance", "lower", distance))
     return ways
 
 
@@ -191,7 +193,7 @@ def _embedding(beside: Rivals) -> list[Measure]:
         name="embedding_error",
         group="prediction",
         what="Squared error of the foreseen embedding over that of copying the last known one.",
-        unit="1",
+        unit="of copying",
         better="lower",
     )
     useful = measured(

@@ -113,7 +113,7 @@ def _skill(futures: Tensor, came: Tensor) -> Measure:
         group="prediction",
         what=f"|ln| of the spread of {n} draws over the error of their mean, 0 if calibrated; "
         f"the ratio is {ratio.value:.2f}: {sure}.",
-        unit="nats",
+        unit="|ln ratio|",
         better="lower",
     )
 
@@ -155,7 +155,7 @@ def _pit(futures: Tensor, came: Tensor) -> Measure:
         group="prediction",
         what="Largest distance of the distribution of what came, ranked among the draws, from "
         "uniform; beside it that of as many episodes of uniform ranks, alike in each dimension.",
-        unit="1",
+        unit="share",
         better="lower",
     )
 
@@ -235,7 +235,7 @@ def _endings(
             group="prediction",
             what=f"Expected calibration error of the probability that the episode goes on, "
             f"{BINS} bins.",
-            unit="1",
+            unit="probability",
             better="lower",
         )
     ]

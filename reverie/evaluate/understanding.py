@@ -185,7 +185,7 @@ def _collapse(own: Rival, raw: Rival | None) -> list[Measure]:
         group="understanding",
         what=f"Share of the embedding's dimensions with a standard deviation below {DEAD}: an "
         "alarm together with a low effective_rank.",
-        unit="1",
+        unit="share",
         better="lower",
     )
     rank = measured(
