@@ -8,7 +8,8 @@ stand beside it. Imports core and imagine.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class Planner(Protocol):
         ...
 
 
-class Candidates(NamedTuple):
+@dataclass(frozen=True)
+class Candidates:
     """What the candidates of one call of `plan` are scored with."""
 
     model: WorldModel[Any]
@@ -67,6 +69,7 @@ class Candidates(NamedTuple):
     repeat: int = 1  # model steps for which each action is held
     particles: int = 1  # trajectories of each candidate, over which its worth is averaged
     generator: torch.Generator | None = None
+    films: dict[int, Any] = field(default_factory=dict)  # by rows: memory for their states
 
     @torch.no_grad()
     def score(self, actions: Tensor) -> Tensor:
@@ -108,22 +111,27 @@ def score_candidates(given: Candidates, actions: Tensor) -> Tensor:
     plans = plans.repeat_interleave(given.particles, 0) if given.particles > 1 else plans
     start = tree.repeat(given.state, many)
     kept = not torch.is_grad_enabled() and all(isinstance(x, Tensor) for x in tree.leaves(start))
-    watch = _filmed if kept else rollout
-    run = watch(given.model, start, plans, generator=given.generator)
+    if kept:
+        run = _filmed(given, start, plans)
+    else:
+        run = rollout(given.model, start, plans, generator=given.generator)
     return given.objective(run).view(b, n, given.particles).mean(-1)
 
 
-def _filmed(
-    model: WorldModel[Any], state: Any, plans: Tensor, *, generator: torch.Generator | None
-) -> Rollout:
+def _filmed(given: Candidates, state: Any, plans: Tensor) -> Rollout:
     """A `rollout` without gradients: each state is copied to its place, and its memory is free.
 
-    Keeping the states of all candidates until they are stacked would cost more than the copies.
+    The places serve all iterations of a plan: fresh memory would cost more than the copies.
     """
-    columns = plans.unbind(1)
-    film = tree.map(lambda x: x.new_empty((len(columns) + 1, *x.shape)), state)
+    columns, rows = plans.unbind(1), len(plans)
+    if rows not in given.films:
+        length = len(columns) + 1
+        given.films[rows] = tree.map(lambda x: x.new_empty((length, *x.shape)), state)
+    film = given.films[rows]
     tree.map(lambda kept, x: kept[0].copy_(x), film, state)
-    run = unroll(model, state, lambda _, t: columns[t], len(columns), generator=generator)
+    run = unroll(
+        *(given.model, state, lambda _, t: columns[t], len(columns)), generator=given.generator
+    )
     for t, (_, _, after) in enumerate(run, 1):
         tree.map(lambda kept, x, t=t: kept[t].copy_(x), film, after)
     return Rollout(tree.map(lambda x: x.transpose(0, 1), film), plans)
