@@ -11,6 +11,7 @@ import torch
 from reverie.core.errors import BadCheckpoint, BadConfig, SpaceMismatch
 from reverie.core.registry import recipe
 from reverie.core.types import Act, Box, Discrete
+from reverie.data.convert import convert
 from reverie.data.fresh import Fresh
 from reverie.data.store import Store
 from reverie.learner import GradientLearner
@@ -97,9 +98,25 @@ def test_a_store_is_enough_to_learn_from(finished, tmp_path):
     assert any("model/total" in row for row in rows(tmp_path))
 
 
+def test_data_of_any_format_is_enough_and_no_world_is_needed(finished, tmp_path):
+    convert(finished / "data", tmp_path / "recorded", to="npz")
+    run = recipe("dreamer_v3")(**QUICK, data=str(tmp_path / "recorded"))
+    assert run.world is None
+    train(run, tmp_path / "run", progress=Silent())
+    said = rows(tmp_path / "run")
+    assert any("model/total" in row for row in said)
+    assert not any("evaluate/return" in row or "finish/random" in row for row in said)
+    assert load(tmp_path / "run").model.actions == Discrete(2)
+
+
+def test_data_that_a_world_does_not_fit_is_one_sentence(finished):
+    with pytest.raises(SpaceMismatch, match=r"Pendulum-v1 shows 'vector' of shape \(3,\)"):
+        recipe("dreamer_v3")(env="Pendulum-v1", data=str(finished / "data"))
+
+
 def test_a_behavior_is_trained_in_a_frozen_models_dreams(finished, tmp_path):
-    options = {**QUICK, **WORLDS["dreamer_v3"], "frozen": str(finished), "seed": 5}
-    run = recipe("dreamer_v3")(**options)
+    run = recipe("dreamer_v3")(**QUICK, time_limit=6, frozen=str(finished), seed=5)
+    assert run.environment == "CartPole-v1"  # that of the frozen run
     begun = run.behavior.actor[0][0].weight.clone()
     train(run, tmp_path, progress=Silent())
     world = load(finished).model.state_dict()

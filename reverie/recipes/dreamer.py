@@ -2,7 +2,7 @@
 
     reverie train dreamer_v3 --env CartPole-v1 --seed 3
     reverie train dreamer_v3 --env toy/two_rooms --size 1M
-    reverie train dreamer_v2 --data runs/dreamer_v2-0/data          # offline
+    reverie train dreamer_v2 --data recordings.hdf5                 # offline, in any format
     reverie train dreamer_v3 --frozen runs/dreamer_v3-0 --seed 1    # only a behavior, in dreams
 
 The size "small" fits two cores; the papers' sizes are there by name. The stages are in
@@ -24,13 +24,21 @@ from reverie.nn.likelihood import FreeGaussian
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
 from reverie.planners.objective import Return
-from reverie.recipes.dreaming import NoisyPlans, Setup, dreaming, modelled, run_of, spaces_of
+from reverie.recipes.dreaming import (
+    NoisyPlans,
+    Setup,
+    dreaming,
+    modelled,
+    run_of,
+    spaces_of,
+    worldly,
+)
 from reverie.run import Run
 
 
 def dreamer_v3(
     *,
-    env: str = "CartPole-v1",
+    env: str | None = None,
     seed: int = 0,
     size: str = "small",
     updates: int = 8000,
@@ -51,7 +59,8 @@ def dreamer_v3(
     """DreamerV3: one setting for every world.
 
     Args:
-        env: any name of `reverie.envs.make`.
+        env: any name of `reverie.envs.make`; None: that of `frozen`, no world at all if there is
+            `data`, else CartPole-v1.
         seed: of everything.
         size: "small" for two cores, or a paper's size, "1M" to "400M".
         updates: of model, actor and critic together.
@@ -62,7 +71,8 @@ def dreamer_v3(
         action_repeat: environment steps that one decision lasts; None: the task's own.
         time_limit: of an episode, in environment steps; None: the environment's own.
         observe: "image", "vector", "both" or what the environment gives.
-        data: a store to learn from; nothing is collected.
+        data: a store, or data in any format of `reverie data`, to learn from; nothing is
+            collected.
         frozen: folder of a finished run of this recipe; only a behavior is trained, in the dreams
             of that run's model, from moments of that run's data.
         evaluate_every: updates between two evaluations.
@@ -70,7 +80,7 @@ def dreamer_v3(
         precision: "bf16" computes the losses under autocast.
         device: where the model lives and dreams.
     """
-    arguments = dict(locals())
+    arguments = worldly(dict(locals()), "CartPole-v1")
     if size == "small":
         return run_of(dreaming("dreamer_v3", SMALL_V3, SMALL_V3_BEHAVIOR, arguments))
     if size not in SIZES:
@@ -81,7 +91,7 @@ def dreamer_v3(
 
 def dreamer_v2(
     *,
-    env: str = "CartPole-v1",
+    env: str | None = None,
     seed: int = 0,
     size: Literal["small", "paper"] = "small",
     updates: int = 8000,
@@ -102,7 +112,8 @@ def dreamer_v2(
     """DreamerV2: REINFORCE for Discrete actions, value gradients for a Box.
 
     Args:
-        env: any name of `reverie.envs.make`.
+        env: any name of `reverie.envs.make`; None: that of `frozen`, no world at all if there is
+            `data`, else CartPole-v1.
         seed: of everything.
         size: "small" for two cores, or the paper's.
         updates: of model, actor and critic.
@@ -120,7 +131,7 @@ def dreamer_v2(
         precision: "bf16" computes the losses under autocast.
         device: where the model lives and dreams.
     """
-    arguments = dict(locals())
+    arguments = worldly(dict(locals()), "CartPole-v1")
     config, behavior = SCHOOLS["dreamer_v2"].config, V2
     if size == "small":
         config = _thin(config, latent=Categorical(16, 8, unimix=0.0))
@@ -132,7 +143,7 @@ def dreamer_v2(
 
 def dreamer_v1(
     *,
-    env: str = "Pendulum-v1",
+    env: str | None = None,
     seed: int = 0,
     size: Literal["small", "paper"] = "small",
     updates: int = 8000,
@@ -153,7 +164,8 @@ def dreamer_v1(
     """Dreamer: value gradients through the dream; Box actions only.
 
     Args:
-        env: any name of `reverie.envs.make` with Box actions.
+        env: any name of `reverie.envs.make` with Box actions; None: that of `frozen`, no world at
+            all if there is `data`, else Pendulum-v1.
         seed: of everything.
         size: "small" for two cores, or the paper's.
         updates: of model, actor and critic.
@@ -171,7 +183,7 @@ def dreamer_v1(
         precision: "bf16" computes the losses under autocast.
         device: where the model lives and dreams.
     """
-    arguments = dict(locals())
+    arguments = worldly(dict(locals()), "Pendulum-v1")
     config, behavior = SCHOOLS["dreamer_v1"].config, V1
     if size == "small":
         config, behavior = _thin(config, latent=Gaussian(16)), _quick(behavior)
@@ -180,7 +192,7 @@ def dreamer_v1(
 
 def planet(
     *,
-    env: str = "CartPole-v1",
+    env: str | None = None,
     seed: int = 0,
     size: Literal["small", "paper"] = "small",
     updates: int = 4000,
@@ -203,7 +215,8 @@ def planet(
     planned in.
 
     Args:
-        env: any name of `reverie.envs.make`.
+        env: any name of `reverie.envs.make`; None: no world at all if there is `data`, else
+            CartPole-v1.
         seed: of everything.
         size: "small" for two cores, or the paper's.
         updates: of the model.
@@ -214,13 +227,14 @@ def planet(
         action_repeat: environment steps that one decision lasts; None: the task's own.
         time_limit: of an episode, in environment steps; None: the environment's own.
         observe: "image", "vector", "both" or what the environment gives.
-        data: a store to learn from; nothing is collected.
+        data: a store, or data in any format of `reverie data`, to learn from; nothing is
+            collected.
         evaluate_every: updates between two evaluations.
         episodes: of each evaluation.
         precision: "bf16" computes the losses under autocast.
         device: where the model lives and dreams.
     """
-    arguments = dict(locals())
+    arguments = worldly(dict(locals()), "CartPole-v1")
     config = replace(SCHOOLS["planet"].config, cont_weight=10.0, cont_layers=3)
     planner = CEM(horizon=12, samples=1000, iterations=10, elites=100, std=1.0)
     if size == "small":

@@ -26,6 +26,7 @@ from reverie.core.errors import BadConfig
 from reverie.core.model import Part
 from reverie.core.types import Act, Batch, Box, Discrete, Loss, Space
 from reverie.data.collect import collect
+from reverie.data.convert import check_spaces, open_data
 from reverie.data.fill import mixed
 from reverie.data.fresh import Fresh
 from reverie.data.sample import Sampler
@@ -38,6 +39,7 @@ from reverie.nn.conv import Halving
 from reverie.plan_agent import PlanAgent
 from reverie.progress import Progress
 from reverie.run import Run, Stage, usable
+from reverie.train import describe
 
 _SIDE = 64  # of the pictures that the older stacks take
 _TRIALS = 1_000_000  # seed of evaluation worlds, which no run trains on
@@ -65,6 +67,20 @@ class Setup:
 # -- what a recipe sets up ------------------------------------------------------------------------
 
 
+def worldly(arguments: dict[str, Any], usual: str) -> dict[str, Any]:
+    """A recipe's arguments with a world: the one that is named, the frozen run's, or the usual one.
+
+    Args:
+        arguments: of the recipe.
+        usual: the world if nothing else is said; data needs none.
+    """
+    if arguments["env"] is not None:
+        return arguments
+    if arguments.get("frozen"):
+        return {**arguments, "env": describe(arguments["frozen"])["environment"]}
+    return {**arguments, "env": None if arguments["data"] else usual}
+
+
 def _world(arguments: Mapping[str, Any], num_envs: int, seed: int) -> VectorEnv:
     """Only what was asked for is passed on: toy worlds take no more."""
     asked = {name: arguments[name] for name in ("action_repeat", "time_limit")}
@@ -74,18 +90,24 @@ def _world(arguments: Mapping[str, Any], num_envs: int, seed: int) -> VectorEnv:
     return envs.make(arguments["env"], num_envs, seed=seed, **options)
 
 
-def spaces_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Space], Space]:
-    """Observations and actions of the store, if there is one, or of the world.
+def spaces_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Space], Space | None]:
+    """Observations and actions of the data, if there is some, or of the world.
 
     Args:
         arguments: of the recipe.
+
+    Raises:
+        SpaceMismatch: if data and world do not fit together.
     """
-    if arguments["data"] is not None:
-        with Store.open(arguments["data"]) as store:
-            if store.actions is not None:
-                return store.observations, store.actions
-    with closing(_world(arguments, 1, 0)) as env:
-        return envs.spaces(env)
+    name = arguments["env"]
+    if arguments["data"] is None:
+        with closing(_world(arguments, 1, 0)) as env:
+            return envs.spaces(env)
+    with open_data(arguments["data"]) as store:
+        if name is not None:
+            with closing(_world(arguments, 1, 0)) as env:
+                check_spaces(store, *envs.spaces(env), name)
+        return store.observations, store.actions
 
 
 def modelled(name: str, config: RSSMConfig, arguments: Mapping[str, Any]) -> RSSM:
@@ -193,7 +215,7 @@ def run_of(setup: Setup) -> Run:
         stages=partial(_stages, setup),
         agent=setup.agent,
         baselines={"random": RandomAgent(_acted(setup))},
-        world=setup.world,
+        world=setup.world if setup["env"] else None,
         environment=setup["env"],
         config={**setup.arguments, "data": _asked_data(setup)},
     )
@@ -221,7 +243,7 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
         return growing[0]
 
     def sampler() -> Sampler:
-        store = growing[0].store if growing else Store.open(data)
+        store = growing[0].store if growing else open_data(data)
         return Sampler(
             *(store, setup["batch"], setup["length"]),
             strategy=Fresh(setup["length"]),
@@ -236,6 +258,7 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
             one.close()
         return {}
 
+    judged = (Stage("judge", finish=partial(_judge, setup, folder)),) if setup["env"] else ()
     return (
         Stage("collect", prepare=partial(_prefill, setup, data)),
         Stage(
@@ -245,11 +268,11 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
             sampler=sampler,
             collector=None if setup["data"] else collector,
             collect_every=10,
-            evaluate=partial(_evaluate, setup),
+            evaluate=partial(_evaluate, setup) if setup["env"] else None,
             evaluate_every=setup["evaluate_every"],
             finish=finish,
         ),
-        Stage("judge", finish=partial(_judge, setup, folder)),
+        *judged,
     )
 
 
