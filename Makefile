@@ -43,10 +43,16 @@ types: .venv/dev.stamp ## pyright on the package
 results: .venv/demo.stamp ## print the table of results/ and renew docs/results.md and README.md
 	$(BIN)/python scripts/results.py
 
-proofs: .venv/demo.stamp ## measure the learning claims again: hours; runs in runs/ are gone on with
+proofs: .venv/dev.stamp ## measure the learning claims again: hours; runs in runs/ are gone on with
 	@set -e; for claim in demo transfer temperature; do \
 	  OMP_NUM_THREADS=$(CORES) $(BIN)/python proofs/doom.py $$claim; \
 	done
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/dreamer.py kalman
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/jepa.py two_rooms
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/bench.py two_rooms --budget 1m
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/bench.py cartpole --budget 1m
+	$(BIN)/python proofs/player.py rate --run runs/doom-0
+	$(BIN)/python proofs/player.py fuzz
 
 bench: .venv-bench/bench.stamp ## time the rivals beside us, in an environment of their own
 	@set -e; for file in $$(ls benchmarks/*.py | grep -v harness.py); do \

@@ -28,12 +28,17 @@ def problems():
 
 
 def hints():
-    """What some extras draw with; everything else works without."""
+    """What some extras and tests need; everything else works without."""
     absent = ["lib" + name for name in ("GL", "EGL") if ctypes.util.find_library(name) is None]
     if sys.platform.startswith("linux") and absent:
         yield (
             "Note: {} is missing; the pixels of dmc/ and pusht/ need it. On Debian and Ubuntu: "
             "apt-get install libgl1 libegl1 libegl-mesa0 libgl1-mesa-dri".format(", ".join(absent))
+        )
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        yield (
+            "Note: no chromium is found; the player's page is not tested without one. On Debian "
+            "and Ubuntu: apt-get install chromium"
         )
 
 
