@@ -149,14 +149,21 @@ class GradientLearner:
         group.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(totals).sum(), inputs=group.params)
         metrics[f"{group.optim.name}/grad_norm"] = _clip(group)
-        metrics[f"{group.optim.name}/lr"] = group.optimizer.param_groups[0]["lr"]
+        metrics[f"{group.optim.name}/lr"] = _set_rate(group)
         group.optimizer.step()
-        for settings in group.optimizer.param_groups:
-            settings["lr"] = max(settings["lr"] * group.optim.decay, group.optim.lr_min)
         for part in group.parts:
             if part.after is not None:
                 part.after()
         return states
+
+
+def _set_rate(group: _Group) -> float:
+    """Set, count and return the learning rate of this step: warm-up times decay."""
+    optim, (settings,) = group.optim, group.optimizer.param_groups
+    steps = settings["steps"] = settings["steps"] + 1
+    steady = max(optim.lr * optim.decay ** (steps - 1), optim.lr_min)
+    settings["lr"] = steady * min(1.0, steps / max(1, optim.warmup))
+    return settings["lr"]
 
 
 def _clip(group: _Group) -> Tensor:
@@ -191,8 +198,9 @@ def _optimizer(optim: Optim, params: list[nn.Parameter]) -> torch.optim.Optimize
         raise BadConfig(f"Optim '{optim.name}' is of kind {optim.kind!r}. Choose {list(kinds)}.")
     more: dict[str, Any] = {"weight_decay": optim.weight_decay}
     if optim.kind == "laprop":
-        more = {"agc": optim.agc, "warmup": optim.warmup}
-    return kinds[optim.kind](params, lr=optim.lr, betas=optim.betas, eps=optim.eps, **more)
+        more = {"agc": optim.agc}
+    group = {"params": params, "steps": 0}  # steps are kept with the optimizer's state
+    return kinds[optim.kind]([group], lr=optim.lr, betas=optim.betas, eps=optim.eps, **more)
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:

@@ -152,6 +152,21 @@ def test_every_setting_does_what_torch_does(optim):
     torch.testing.assert_close(net.bias, net2.bias)
 
 
+@pytest.mark.parametrize("kind", ["adam", "laprop"])
+def test_a_learning_rate_warms_up_while_it_decays_and_goes_on_where_it_was(kind):
+    optim = Optim(kind=kind, lr=0.1, decay=0.5, lr_min=0.01, warmup=4)
+    net = nn.Linear(2, 1)
+    part = Part("p", net, lambda b, s: Loss(net(torch.ones(1, 2)).sum(), {}), optim)
+    learner = GradientLearner([part])
+    before = net.bias.item()
+    rates = [learner.update(None)["main/lr"] for _ in range(3)]
+    assert before - net.bias.item() == pytest.approx(0.025 + 0.025 + 0.01875, rel=1e-5)
+    resumed = GradientLearner([part])
+    resumed.load_state_dict(learner.state_dict())
+    rates += [resumed.update(None)["main/lr"] for _ in range(3)]
+    assert rates == pytest.approx([0.025, 0.025, 0.01875, 0.0125, 0.01, 0.01])
+
+
 def test_after_is_called_once_a_step_when_the_parameters_have_moved():
     a, _, parts = two_parts(Optim(lr=0.1), Optim(lr=0.1))
     seen = []

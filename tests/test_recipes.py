@@ -12,7 +12,7 @@ import torch
 from reverie import envs
 from reverie.agent import BrownianAgent, RandomAgent, SweepAgent, WanderAgent
 from reverie.behaviors.evolution import Controller, EvolutionConfig
-from reverie.core.errors import BadConfig, SpaceMismatch
+from reverie.core.errors import BadConfig, Collapsed, SpaceMismatch
 from reverie.core.registry import names, recipe
 from reverie.core.types import Box, Discrete, Optim
 from reverie.data.fill import ROUND, fill
@@ -65,12 +65,24 @@ def few(monkeypatch):
     monkeypatch.setattr(stages, "STARTS", 20)
     monkeypatch.setattr(stages, "CONTEXT", 3)
     monkeypatch.setattr(stages, "JUDGED", 5)
+    monkeypatch.setattr(stages, "SPREAD", 0.0)  # a V of few updates has hardly seen anything
 
 
 def results(folder):
     """All that a run says, but for how long it took."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_a_vision_that_says_the_same_of_every_frame_is_not_built_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "SPREAD", 1e-6)
+    setup = tiny()
+    for layer in (setup.model.vision.mu, setup.model.vision.logvar):
+        layer.weight.data.zero_()
+    setup = replace(setup, effort=replace(setup.effort, vision_updates=0))
+    with pytest.raises(Collapsed, match="mu deviates by 0.0000 from frame to frame"):
+        train(stages.run_of(setup), tmp_path, progress=Silent())
+    assert "latent" not in Store.open(tmp_path / "data").observations
 
 
 def test_two_rounds_from_collecting_to_the_judge(tmp_path):

@@ -232,14 +232,6 @@ def test_laprop_steps_by_the_sign_first_and_by_hand_then():
     assert p.item() == pytest.approx(0.9 - 0.1 * (0.25 + 0.5 / 2**0.5) / 0.75)
 
 
-def test_laprop_warms_up():
-    p = one([1.0, -1.0])
-    optimizer = LaProp([p], lr=0.1, warmup=4)
-    p.grad = torch.tensor([1.0, -3.0])
-    optimizer.step()
-    torch.testing.assert_close(p.data, torch.tensor([0.975, -0.975]))
-
-
 def test_gradients_are_clipped_by_the_norm_of_what_they_move():
     """Norms 5 and 0.3 * 5 = 1.5: (3, 4) becomes (0.9, 1.2); (0.3, 0.4) stays as it is."""
     for grad, wanted in (([3.0, 4.0], [0.9, 1.2]), ([0.3, 0.4], [0.3, 0.4])):

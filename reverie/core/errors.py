@@ -48,6 +48,10 @@ class NonFinite(ReverieError):
     """A loss, gradient or fitness became NaN or infinite; training stopped, nothing was lost."""
 
 
+class Collapsed(ReverieError):
+    """A representation says the same of everything; what would be built on it is worth nothing."""
+
+
 class StorageFull(ReverieError):
     """The disk is full; what was written before is whole."""
 

@@ -133,7 +133,7 @@ class Optim(NamedTuple):
     clip_value: float | None = None  # each gradient element; None: not clipped
     decay: float = 1.0  # the learning rate is multiplied by this after each step
     lr_min: float = 0.0  # floor of the decayed learning rate
-    warmup: int = 0  # laprop: steps in which the learning rate rises from 0
+    warmup: int = 0  # steps in which the learning rate rises linearly from 0
     agc: float | None = None  # laprop: a tensor's gradient norm over its own norm, at most
 
 

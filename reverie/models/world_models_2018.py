@@ -287,11 +287,11 @@ class WorldModels2018(WorldModel[State]):
         weight = 1 + self.config.bright_weight * bright
         reconstruction = (weight * (restored - image).square()).sum((1, 2, 3)).mean()
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
-        total = (
-            self.config.error_weight * reconstruction
-            + kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
-        )
-        return Loss(total, {"reconstruction": reconstruction.detach(), "kl": kl.mean().detach()})
+        floored = kl.clamp(min=self.config.kl_tolerance * mu.shape[-1]).mean()
+        total = self.config.error_weight * reconstruction + floored
+        spread = mu.float().std(0, correction=0).mean()  # 0: V says the same of every frame
+        terms = {"reconstruction": reconstruction, "kl": kl.mean(), "spread": spread}
+        return Loss(total, {name: term.detach() for name, term in terms.items()})
 
     def _memory_loss(self, batch: Batch, states: Any) -> Loss:
         """Mixture NLL of the next latent (+ done, reward), teacher-forced on fresh samples of z.

@@ -1,4 +1,4 @@
-"""LaProp with adaptive gradient clipping and warm-up, DreamerV3's optimizer. Imports torch only."""
+"""LaProp with adaptive gradient clipping, DreamerV3's optimizer. Imports torch only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ class LaProp(torch.optim.Optimizer):
 
     Args:
         params: to step.
-        lr: after the warm-up.
+        lr: learning rate.
         betas: of the momentum, and of the squared size.
         eps: added to the squared size.
         agc: each tensor's gradient norm is at most so many times the tensor's own norm; None:
             not clipped.
-        warmup: steps in which the learning rate rises linearly from 0.
 
     Source: Ziyin et al. 2020, algorithm 1; Brock et al. 2021, eq. 3, with whole tensors as units.
     """
@@ -38,9 +37,8 @@ class LaProp(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-20,
         agc: float | None = 0.3,
-        warmup: int = 0,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "warmup": warmup, "step": 0}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "step": 0}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -73,8 +71,7 @@ class LaProp(torch.optim.Optimizer):
         _foreach._foreach_add_(scale, group["eps"])
         _foreach._foreach_sqrt_(scale)
         _foreach._foreach_lerp_(momentum, _foreach._foreach_div(grads, scale), 1 - beta1)
-        lr = group["lr"] * min(1.0, step / max(1, group["warmup"]))
-        _foreach._foreach_add_(params, momentum, alpha=-lr / (1 - beta1**step))
+        _foreach._foreach_add_(params, momentum, alpha=-group["lr"] / (1 - beta1**step))
 
 
 def _clipped(grads: list[Tensor], params: list[nn.Parameter], limit: float) -> list[Tensor]:

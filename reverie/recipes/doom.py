@@ -18,7 +18,7 @@ from reverie.behaviors.evolution import Controller, EvolutionConfig
 from reverie.behaviors.lookahead import LookaheadConfig
 from reverie.core.types import Discrete
 from reverie.models.world_models_2018 import DOOM, PIXELS, WorldModels2018, WorldModels2018Config
-from reverie.recipes.world_models_2018 import Effort, Game, Setup, fading, run_of
+from reverie.recipes.world_models_2018 import WARMUP, Effort, Game, Setup, fading, run_of
 from reverie.run import Run, usable
 
 ROWS = (52, 84)  # of 120: the far end of the room, where monsters and fireballs are
@@ -74,7 +74,7 @@ def doom(*, seed: int = 0, temperature: float = 1.0, device: str = "cpu") -> Run
     arguments = dict(locals())
     effort = Effort(
         episodes=4000,
-        vision=fading("vision", 1.5e-3, 4000, clip_norm=200.0),
+        vision=fading("vision", 1.5e-3, 4000, clip_norm=200.0, warmup=WARMUP),
         vision_updates=4000,
         vision_batch=32,
         memory=fading("memory", 1.5e-3, 2000, clip_norm=1.0),
@@ -113,7 +113,7 @@ def quick(name: str, arguments: dict[str, Any]) -> Setup:
     config = replace(thin, temperature=arguments["temperature"], **_SEES)
     effort = Effort(
         episodes=2000,
-        vision=fading("vision", 2e-3, 2000, clip_norm=200.0),
+        vision=fading("vision", 2e-3, 2000, clip_norm=200.0, warmup=WARMUP),
         vision_updates=2000,
         vision_batch=32,
         memory=fading("memory", 2e-3, 1200, clip_norm=1.0),

@@ -26,6 +26,7 @@ from reverie.agent import (
 from reverie.behaviors.evolution import Controller, Evolution, EvolutionConfig, principal
 from reverie.behaviors.lookahead import Lookahead, LookaheadConfig
 from reverie.core import tree
+from reverie.core.errors import Collapsed
 from reverie.core.model import Part
 from reverie.core.types import Box, Optim
 from reverie.data.fill import fill
@@ -42,6 +43,8 @@ CONTEXT = 32  # steps that M has seen when a dream begins
 STARTS = 6000  # moments from which dreams begin
 JUDGED = 100  # real episodes for every score
 EPSILON = 0.1  # of C's decisions are random while it collects
+WARMUP = 100  # updates of V; at once at its full rate, its rectifiers can die, all of them
+SPREAD = 0.02  # least mean deviation of mu between frames; of a V that sees it is above 0.1
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Effort:
     lookahead: LookaheadConfig | None = None  # how C dreams before it decides; None: it does not
 
 
-def fading(name: str, lr: float, updates: int, clip_norm: float) -> Optim:
+def fading(name: str, lr: float, updates: int, clip_norm: float, warmup: int = 0) -> Optim:
     """Adam whose learning rate falls to 3% of itself over so many updates.
 
     Args:
@@ -72,8 +75,10 @@ def fading(name: str, lr: float, updates: int, clip_norm: float) -> Optim:
         lr: at first.
         updates: until 3%.
         clip_norm: of the gradient.
+        warmup: updates in which the rate rises from 0 first.
     """
-    return Optim(name, lr=lr, decay=0.03 ** (1 / updates), clip_norm=clip_norm)
+    decay = 0.03 ** (1 / updates)
+    return Optim(name, lr=lr, decay=decay, clip_norm=clip_norm, warmup=warmup)
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,17 @@ def _first(setup: Setup, folder: Path) -> tuple[Stage, ...]:
         return _sampler(setup, data, effort.vision_batch, 0, "image")
 
     vision = setup.model.parts()[0]._replace(optim=effort.vision)
+
+    def learned(progress: Progress) -> dict[str, float]:
+        del progress
+        sampler = frames()
+        found = sees(setup.model, next(sampler).obs["image"].flatten(0, 1))
+        sampler.close()
+        return {"spread": found}
+
     return (
         Stage("collect", prepare=partial(_collect, setup, data, setup.game.explorer, 1)),
-        Stage("vision", effort.vision_updates, lambda: _learner(vision), frames),
+        Stage("vision", effort.vision_updates, lambda: _learner(vision), frames, finish=learned),
         _memory(setup, data, "memory"),
         Stage("controller", effort.generations, partial(evolution, setup, data), log_every=1),
     )
@@ -258,6 +271,27 @@ def _sampler(setup: Setup, data: Path, batch: int, length: int, modality: str) -
         modalities=(modality,),
         device=setup.model.device,
     )
+
+
+@torch.no_grad()
+def sees(model: WorldModels2018, image: Tensor) -> float:
+    """The mean deviation of V's mu from frame to frame.
+
+    Args:
+        model: whose V it is.
+        image: (N, 3, s, s), uint8.
+
+    Raises:
+        Collapsed: if V says the same of every frame.
+    """
+    found = float(model.encode({"image": image})[0].std(0).mean())
+    if found < SPREAD:
+        raise Collapsed(
+            f"V says the same of every frame: its mu deviates by {found:.4f} from frame to frame, "
+            f"and that of a V that sees by more than {SPREAD}. Train it again with another seed, "
+            "a lower learning rate or a longer warm-up."
+        )
+    return found
 
 
 def write_latents(model: WorldModels2018, store: Store, progress: Progress) -> None:
