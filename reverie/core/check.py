@@ -302,6 +302,7 @@ def _heads(probe: Probe) -> str | None:
     before, after = probe.imagined()[1:3]
     arguments = {"reward": (before, probe.action, after), "cont": (after,)}
     arguments["inverse"] = (before, after)
+    arguments["epistemic"] = arguments["aleatoric"] = (before, probe.action)
     for name in Heads._fields[1:]:
         head = getattr(heads, name)
         if head is None:

@@ -20,6 +20,7 @@ from reverie.core.errors import MissingExtra, UnknownName
 
 _TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "bandit", "lottery")
 _DREAMERS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3")
+_ENSEMBLES = ("pets", "mbpo")
 _JEPAS = ("lewm", "pldm", "self_predictive")
 
 # kind -> name -> path. A model is a WorldModel class; beside it, in its module or its row of a
@@ -30,6 +31,7 @@ _JEPAS = ("lewm", "pldm", "self_predictive")
 _PATHS: dict[str, dict[str, str]] = {
     "model": {
         **{name: f"reverie.models.dreamer:SCHOOLS.{name}.model" for name in _DREAMERS},
+        **{name: f"reverie.models.ensemble:SCHOOLS.{name}.model" for name in _ENSEMBLES},
         **{name: f"reverie.models.jepa:SCHOOLS.{name}.model" for name in _JEPAS},
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
     },

@@ -152,6 +152,8 @@ class Heads(NamedTuple):
     inverse: Callable[..., Any] | None = None  # (s, s') -> Distribution over model.actions
     embed: Callable[..., Tensor] | None = None  # (s) -> (B, D) where distance means something
     features: Callable[..., Tensor] | None = None  # (s) -> (B, D) what a policy or probe reads
+    epistemic: Callable[..., Tensor] | None = None  # (s, a) -> (B,) >= 0: s' is not known yet
+    aleatoric: Callable[..., Tensor] | None = None  # (s, a) -> (B,) >= 0: s' is left to chance
 
 
 @dataclass(frozen=True)
