@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.behaviors.returns import Percentiles, lambda_returns, reached
+from reverie.behaviors.returns import lambda_returns, reached
+from reverie.nn.percentiles import Percentiles
 
 REWARD = torch.tensor([[1.0, 2.0, 3.0]])
 VALUE = torch.tensor([[10.0, 20.0, 30.0]])

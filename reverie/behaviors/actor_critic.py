@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reverie.behaviors.returns import Percentiles, lambda_returns, reached
+from reverie.behaviors.returns import lambda_returns, reached
 from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import Part, WorldModel, need
@@ -27,6 +27,7 @@ from reverie.core.types import Batch, Box, Discrete, Heads, Loss, Optim, Rollout
 from reverie.imagine import imagine
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.likelihood import Head, Likelihood, TwoHot, UnitGaussian
+from reverie.nn.percentiles import Percentiles
 from reverie.nn.policy import Clipped, OneOf, Squashed
 
 

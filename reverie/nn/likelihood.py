@@ -1,7 +1,8 @@
 """What a head's raw outputs mean: a loss against targets, and a mean in the target's units.
 
 `UnitGaussian` (PlaNet, Dreamer 1 and 2), `FreeGaussian` (a standard deviation is learned too),
-`SymlogError` and `TwoHot` (DreamerV3). `Head` is an MLP that ends in one. Imports nn only.
+`SymlogError` and `TwoHot` (DreamerV3), `SymlogTwoHot` (TD-MPC2). `Head` is an MLP that ends in
+one. Imports nn only.
 """
 
 from __future__ import annotations
@@ -140,6 +141,43 @@ class TwoHot:
         negative = weights[..., : self.half].flip(-1)
         bins = self.bins[self.half + 1 :].to(raw.device)
         return ((positive - negative) * bins).sum(-1, keepdim=True)
+
+
+class SymlogTwoHot:
+    """One number as weights on two neighbouring bins, which are spaced evenly on the symlog scale.
+
+    Unlike `TwoHot`, interpolation and mean are on that scale, so the mean of a spread belief lies
+    below that in the target's units. Numbers beyond the last bin stay in it; the loss of a number
+    that is not finite is NaN.
+
+    Args:
+        bins: how many.
+        limit: symlog of the largest.
+
+    Source: Hansen et al. 2024, section 3.1; reference code.
+    """
+
+    def __init__(self, bins: int = 101, limit: float = 10.0) -> None:
+        self.limit, self.step = limit, 2 * limit / (bins - 1)
+        self.bins = torch.linspace(-limit, limit, bins)  # (bins,)
+
+    def width(self, size: int) -> int:
+        """The number of bins; size must be 1."""
+        return size * len(self.bins)
+
+    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy (...,) of raw (..., bins) against targets (..., 1)."""
+        target = target.float()
+        place = (symlog(target).clamp(-self.limit, self.limit) + self.limit) / self.step
+        low = place.floor().clamp(max=len(self.bins) - 2)
+        index = torch.cat([low, low + 1], -1).nan_to_num().long()
+        said = raw.float().log_softmax(-1).gather(-1, index)
+        share = place - low + 0 * target  # NaN where the target is not finite
+        return -torch.lerp(said[..., :1], said[..., 1:], share)[..., 0]
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """(..., 1) in the target's units, of raw (..., bins)."""
+        return symexp(raw.float().softmax(-1) @ self.bins.to(raw.device).unsqueeze(-1))
 
 
 class Head(nn.Module):

@@ -1,8 +1,8 @@
 """Distributions over actions, as the raw outputs of an actor say them. Imports core and torch.
 
-`OneOf` for Discrete actions; for a Box `Clipped` (a normal whose tails lie on the edges) or
-`Squashed` (the tanh of a normal). All have `sample`, `mode`, `log_prob` and `entropy`, and draw
-from a generator that is passed; a Box's samples carry gradients.
+`OneOf` for Discrete actions; for a Box `Clipped` (a normal whose tails lie on the edges),
+`Squashed` or `TanhNormal` (the tanh of a normal). All have `sample`, `mode`, `log_prob` and
+`entropy`, and draw from a generator that is passed; a Box's samples carry gradients.
 """
 
 from __future__ import annotations
@@ -152,7 +152,22 @@ class Clipped(_Normal):
         return torch.where(a <= -1, low, torch.where(a >= 1, high, inside)).sum(-1)
 
 
-class Squashed(_Normal):
+class _Tanh(_Normal):
+    """What the tanh of a normal is, whatever its mean and deviation come from."""
+
+    def sample(
+        self, sample_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See `Actions`."""
+        return self._folded(self._drawn(sample_shape, generator).tanh())
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """See `Actions`."""
+        a = self._flat(action).clamp(_EDGE - 1, 1 - _EDGE)
+        return (self._log_density(a.atanh()) - (1 - a.square()).log()).sum(-1)
+
+
+class Squashed(_Tanh):
     """The tanh of a normal that begins wide, as in Dreamer.
 
     Args:
@@ -168,13 +183,33 @@ class Squashed(_Normal):
         self.mean, self.std = 5 * (mean / 5).tanh(), F.softplus(std + _WIDE) + 1e-4
         self.mode = self._folded(self.mean.tanh())
 
-    def sample(
-        self, sample_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """See `Actions`."""
-        return self._folded(self._drawn(sample_shape, generator).tanh())
 
-    def log_prob(self, action: Tensor) -> Tensor:
-        """See `Actions`."""
-        a = self._flat(action).clamp(_EDGE - 1, 1 - _EDGE)
-        return (self._log_density(a.atanh()) - (1 - a.square()).log()).sum(-1)
+class TanhNormal(_Tanh):
+    """The tanh of a normal whose log deviation lies within bounds, as in SAC and TD-MPC2.
+
+    Args:
+        raw: (..., 2A).
+        space: Box.
+        bounds: of the log deviation; a raw number of 0 is the middle.
+
+    Source: Haarnoja et al. 2018, appendix C; the bounds are passed through a tanh.
+    """
+
+    def __init__(
+        self, raw: Tensor, space: Space, bounds: tuple[float, float] = (-10.0, 2.0)
+    ) -> None:
+        super().__init__(space)
+        self.mean, log_std = raw.float().chunk(2, -1)
+        low, high = bounds
+        self.std = (low + (high - low) * (2 * log_std).sigmoid()).exp()
+        self.mode = self._folded(self.mean.tanh())
+
+    def drawn(self, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """An action (..., A) and its log density (...,), exact near the edges; both have gradients.
+
+        Args:
+            generator: of the draw.
+        """
+        x = self._drawn((), generator)
+        log_slope = 2 * (math.log(2) - x - F.softplus(-2 * x))  # of the tanh
+        return self._folded(x.tanh()), (self._log_density(x) - log_slope).sum(-1)
