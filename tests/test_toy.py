@@ -29,7 +29,7 @@ def test_worlds_conform(name):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_worlds_and_true_models_have_the_same_spaces(name):
-    options = {"observe": ["vector"]} if name == "two_rooms" else {}
+    options = {"observe": ["vector"]} if name in {"two_rooms", "sprites"} else {}
     world, model = WORLDS[name](1, **options), ORACLES[name]()
     assert isinstance(model, WorldModel) and model.card.name == f"toy/{name}"
     assert model.observations.keys() == world.single_observation_space.keys()
@@ -43,7 +43,12 @@ def test_worlds_and_true_models_have_the_same_spaces(name):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("clock", {}), ("grid", {"text": "..P\n.#.\nG.."}), ("two_rooms", {"observe": ["vector"]})],
+    [
+        ("clock", {}),
+        ("grid", {"text": "..P\n.#.\nG.."}),
+        ("two_rooms", {"observe": ["vector"]}),
+        ("sprites", {"observe": ["vector"]}),
+    ],
 )
 def test_true_models_predict_their_worlds(name, options):
     """Observation, reward and end of every step, from every state that chance reaches."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from reverie.core.errors import MissingExtra, UnknownName
 
-_TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "bandit", "lottery")
+_TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "sprites", "bandit", "lottery")
 _DREAMERS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3")
 _ENSEMBLES = ("pets", "mbpo")
 _JEPAS = ("lewm", "pldm", "self_predictive")
@@ -34,6 +34,7 @@ _PATHS: dict[str, dict[str, str]] = {
         **{name: f"reverie.models.ensemble:SCHOOLS.{name}.model" for name in _ENSEMBLES},
         **{name: f"reverie.models.jepa:SCHOOLS.{name}.model" for name in _JEPAS},
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
+        "muzero": "reverie.models.muzero:MuZero",
     },
     "oracle": {
         **{f"toy/{name}": f"reverie.envs.toy:ORACLES.{name}" for name in _TOYS},
@@ -48,7 +49,10 @@ _PATHS: dict[str, dict[str, str]] = {
         "world_models_2018.doom_iterative": "reverie.recipes.doom:doom_iterative",
         "world_models_2018.car_racing": "reverie.recipes.car_racing:car_racing",
     },
-    "env": {},
+    "env": {
+        "board": "reverie.envs.boards:board",
+        "spiel": "reverie.envs.spiel:spiel",
+    },
 }
 
 

@@ -242,6 +242,53 @@ class TwoRooms(_FullyObserved[RoomState]):
         return {"vector": self._vector(state), **pictures}
 
 
+class SpriteState(NamedTuple):
+    """State of `Sprites`."""
+
+    place: Tensor  # (B, 2) x, y in pixels
+    velocity: Tensor  # (B, 2) pixels a step
+    identity: Tensor  # (B, 4) one-hot
+
+
+class Sprites(_FullyObserved[SpriteState]):
+    """Free flight between mirrors; sees 'vector' and draws no picture: colours mean nothing."""
+
+    card = _card("sprites", "place, velocity, identity", "none", "reward decode embed features")
+    observations: ClassVar[dict[str, Space]] = {
+        "vector": Box((4 + len(rules.SHAPES),), -rules.SPEED[1], rules.ROOM)
+    }
+    actions = Discrete(1)
+
+    def encode(self, obs: dict[str, Tensor]) -> SpriteState:
+        """The state from obs['vector'] (B, 8): x, y, their changes, identity."""
+        vector = obs["vector"]
+        return SpriteState(vector[:, :2], vector[:, 2:4], vector[:, 4:])
+
+    def predict(
+        self,
+        state: SpriteState,
+        action: Tensor | None,
+        *,
+        z: None = None,
+        generator: torch.Generator | None = None,
+    ) -> SpriteState:
+        """One step of flight."""
+        del action, z, generator
+        place, velocity = rules.bounce(torch, state.place, state.velocity)
+        return state._replace(place=place, velocity=velocity)
+
+    @property
+    def heads(self) -> Heads:
+        """Everything is known; nothing is rewarded."""
+        return Heads(
+            owner=self.card.name,
+            reward=lambda s, a, n: torch.zeros_like(n.place[:, 0]),
+            decode=lambda s: {"vector": torch.cat(s, 1)},
+            embed=lambda s: torch.cat(s, 1),
+            features=lambda s: torch.cat(s, 1),
+        )
+
+
 class BanditState(NamedTuple):
     """State of `Bandit`."""
 

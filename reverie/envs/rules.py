@@ -226,6 +226,62 @@ def draw_dot(xp: Any, position: Any) -> Any:
     return 255.0 * bump[:, 1, :, None] * bump[:, 0, None, :]
 
 
+# -- sprites: a shape drifts over a motley ground ------------------------------------------------
+
+SHAPES = ("disc", "square", "plus", "ring")  # of nearly equal area, 78 pixels
+SPRITE_LOW, SPRITE_HIGH = 6.0, 26.0  # where the centre may be, on both axes
+SPEED = (0.5, 1.5)  # pixels a step
+_GRAIN = 2  # pixels of one colour of the ground, on each side
+
+
+def bounce(xp: Any, place: Any, velocity: Any) -> tuple[Any, Any]:
+    """One step of free flight; the rim mirrors it.
+
+    Args:
+        xp: numpy or torch.
+        place: (N, 2) of the centres, pixels.
+        velocity: (N, 2) pixels a step.
+
+    Returns:
+        (N, 2) and (N, 2).
+    """
+    there = place + velocity
+    out = (there < SPRITE_LOW) | (there > SPRITE_HIGH)
+    inside = xp.clip(there, SPRITE_LOW, SPRITE_HIGH)
+    return xp.where(out, 2 * inside - there, there), xp.where(out, -velocity, velocity)
+
+
+def draw_shape(xp: Any, place: Any, shape: Any) -> Any:
+    """(N, 32, 32) how much of each pixel a shape covers, 0..1; rows are y.
+
+    Args:
+        xp: numpy or torch.
+        place: (N, 2) of the centres.
+        shape: (N,) int64, which of `SHAPES`.
+    """
+    centre = xp.arange(ROOM, dtype=place.dtype) + 0.5
+    x = abs(centre[None, None, :] - place[:, 0, None, None])
+    y = abs(centre[None, :, None] - place[:, 1, None, None])
+    away = (x * x + y * y) ** 0.5
+    arm = [xp.minimum(6.0 - along, 1.9 - across) for along, across in ((x, y), (y, x))]
+    inside = xp.stack(  # pixels to the rim, below zero outside
+        [
+            5.0 - away,
+            4.4 - xp.maximum(x, y),
+            xp.maximum(*arm),
+            xp.minimum(5.6 - away, away - 2.5),
+        ]
+    )
+    return xp.clip(inside[shape, xp.arange(len(place))] + 0.5, 0, 1)
+
+
+def draw_colours(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bright colours (n, 3) of shapes, and dark grounds (n, 3, 32, 32), 0..255."""
+    side = ROOM // _GRAIN
+    ground = random.uniform(0, 128, (n, 3, side, side))
+    return random.uniform(128, 255, (n, 3)), ground.repeat(_GRAIN, 2).repeat(_GRAIN, 3)
+
+
 # -- bandit and lottery: one choice --------------------------------------------------------------
 
 BANDIT_MEANS = (0.1, -0.4, 0.9, 0.5)

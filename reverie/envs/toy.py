@@ -1,156 +1,24 @@
 """Toy worlds with known answers, vectorised numpy. Imports core and the rules.
 
-Each is a `gymnasium.vector.VectorEnv` with autoreset disabled and dict observations, and has its
-true model in `envs/oracle.py` or `envs/kalman.py`: planners, collectors and evaluations are
-proved here before anything learns. `WORLDS` and `ORACLES` are the tables; `envs/rules.py` has
-the rules and the known answers.
+Each is a `gymnasium.vector.VectorEnv` with autoreset disabled and dict observations (see
+`ToyWorld`), and has its true model in `envs/oracle.py` or `envs/kalman.py`: planners, collectors
+and evaluations are proved here before anything learns. `WORLDS` and `ORACLES` are the tables;
+`envs/rules.py` has the rules and the known answers.
 """
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 
-from reverie.core.errors import BadConfig, ShapeMismatch, SpaceMismatch
+from reverie.core.errors import BadConfig
 from reverie.core.model import WorldModel
-from reverie.core.types import Box, Discrete, Space
-from reverie.core.vector import gymnasium_space, refuse_finished, reset_rows, stream_seed
+from reverie.core.types import Box, Discrete
 from reverie.envs import kalman, oracle, rules
-
-
-class ToyWorld(VectorEnv, abc.ABC):
-    """Reset, step, ends and clocks, done once; a world says how rows begin, move and look.
-
-    Args:
-        num_envs: rows.
-        observations: of one row, by modality.
-        actions: of one row.
-        time_limit: steps after which an episode is truncated.
-        seed: of the one random stream that all rows share.
-    """
-
-    def __init__(
-        self,
-        num_envs: int,
-        observations: Mapping[str, Space],
-        actions: Space,
-        *,
-        time_limit: int,
-        seed: int,
-    ) -> None:
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space = gymnasium.spaces.Dict(
-            {name: gymnasium_space(space) for name, space in observations.items()}
-        )
-        self.single_action_space = gymnasium_space(actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.time_limit = time_limit
-        self._actions = actions
-        self._random = np.random.default_rng(seed)
-        self._age = np.zeros(num_envs, dtype=np.int64)
-        self._over = np.ones(num_envs, dtype=bool)
-        self._begun = False
-
-    @abc.abstractmethod
-    def _begin(self, rows: np.ndarray) -> None:
-        """Begin episodes in rows (num_envs,) bool."""
-
-    @abc.abstractmethod
-    def _move(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray | bool]:
-        """Move all rows; rewards (num_envs,) and which rows the world ended."""
-
-    @abc.abstractmethod
-    def _see(self) -> dict[str, np.ndarray]:
-        """New arrays of what all rows show."""
-
-    def _success(self) -> np.ndarray | None:
-        """(num_envs,) bool: the task is fulfilled now; None: the world declares no success."""
-        return None
-
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin episodes.
-
-        Args:
-            seed: begins the random stream anew; None: it goes on.
-            options: "reset_mask" (num_envs,) bool: only these rows begin; others stay.
-
-        Returns:
-            Observations of all rows, and no infos.
-
-        Raises:
-            ShapeMismatch: if the mask is not (num_envs,) bool.
-        """
-        rows = reset_rows(options, self.num_envs) | (not self._begun)
-        number = stream_seed(seed)
-        if number is not None:
-            self._random = np.random.default_rng(number)
-        self._begin(rows)
-        self._begun = True
-        self._age[rows] = 0
-        self._over[rows] = False
-        return self._see(), {}
-
-    def step(
-        self, actions: Any
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Move every row one step.
-
-        Args:
-            actions: (num_envs, A) in [-1, 1], clipped to it, or (num_envs,) int64.
-
-        Returns:
-            Observations, rewards (num_envs,) float64, terminated and truncated (num_envs,) bool,
-            and infos, with "success" (num_envs,) bool if the world declares it.
-
-        Raises:
-            gymnasium.error.ResetNeeded: if a row's episode is over.
-            ShapeMismatch: if the actions have another shape.
-            SpaceMismatch: if an action is not in the space.
-        """
-        refuse_finished(self._over)
-        reward, terminated = self._move(self._checked(actions))
-        self._age += 1
-        terminated = np.broadcast_to(terminated, self._over.shape).copy()
-        truncated = (self._age >= self.time_limit) & ~terminated
-        self._over = terminated | truncated
-        success = self._success()
-        return self._see(), reward, terminated, truncated, _infos(success)
-
-    def _checked(self, actions: Any) -> np.ndarray:
-        """The actions, if they are of the space."""
-        discrete = isinstance(self._actions, Discrete)
-        array = np.asarray(actions)
-        if array.shape != self.action_space.shape:
-            raise ShapeMismatch(
-                f"Actions must have shape {self.action_space.shape}, but have {array.shape}. "
-                "Give one for each row."
-            )
-        if not discrete:
-            return np.clip(array.astype(np.float64), -1.0, 1.0)
-        if not np.issubdtype(array.dtype, np.integer) or not self.action_space.contains(array):
-            raise SpaceMismatch(
-                f"Actions must be integers in {self._actions}, but they are {array.dtype} in "
-                f"{array.min()}..{array.max()}. Choose one of them."
-            )
-        return array
-
-
-def _infos(success: np.ndarray | None) -> dict[str, Any]:
-    """What step says beside."""
-    return {} if success is None else {"success": success}
+from reverie.envs.toyworld import ToyWorld
 
 
 class Clock(ToyWorld):
@@ -299,9 +167,9 @@ class TwoRooms(ToyWorld):
     ) -> None:
         picture = Box((3, rules.ROOM, rules.ROOM), 0, 255, "uint8")
         spaces = {"image": picture, "goal": picture, **oracle.TwoRooms.observations}
-        _one_of("observe", observe, spaces)
-        _one_of("door", [door], ("fixed", "random"))
-        _one_of("task", [task], ("any", "same", "cross"))
+        _one_of("TwoRooms", "observe", observe, spaces)
+        _one_of("TwoRooms", "door", [door], ("fixed", "random"))
+        _one_of("TwoRooms", "task", [task], ("any", "same", "cross"))
         super().__init__(
             num_envs,
             {name: spaces[name] for name in observe},
@@ -368,6 +236,77 @@ class TwoRooms(ToyWorld):
         return image
 
 
+class Sprites(ToyWorld):
+    """A shape drifts over a motley ground and bounces off the rim. Nothing acts: one may watch.
+
+    Identity, place and velocity are the whole truth; colours and ground are drawn for each episode
+    and mean nothing. There is no reward, and nothing ends the episode but the clock.
+
+    Args:
+        num_envs: rows.
+        observe: "image" (uint8 (3, 32, 32)) and "vector" (x, y in pixels, their changes a step,
+            and which of the `rules.SHAPES` it is, one-hot).
+        time_limit: steps; 24.
+        seed: of the random stream.
+
+    Raises:
+        BadConfig: if observe is another word.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        observe: Sequence[str] = ("image", "vector"),
+        time_limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        picture = Box((3, rules.ROOM, rules.ROOM), 0, 255, "uint8")
+        spaces = {"image": picture, **oracle.Sprites.observations}
+        _one_of("Sprites", "observe", observe, spaces)
+        super().__init__(
+            num_envs,
+            {name: spaces[name] for name in observe},
+            Discrete(1),
+            time_limit=time_limit or 24,
+            seed=seed,
+        )
+        self._observe = tuple(observe)
+        self._place = np.zeros((num_envs, 2))
+        self._velocity = np.zeros((num_envs, 2))
+        self._shape = np.zeros(num_envs, dtype=np.int64)
+        self._colour = np.zeros((num_envs, 3))
+        self._ground = np.zeros((num_envs, *picture.shape))
+
+    def _begin(self, rows: np.ndarray) -> None:
+        n, random = int(rows.sum()), self._random
+        self._place[rows] = random.uniform(rules.SPRITE_LOW, rules.SPRITE_HIGH, (n, 2))
+        speed, angle = random.uniform(*rules.SPEED, n), random.uniform(0, 2 * np.pi, n)
+        self._velocity[rows] = np.stack([speed * np.cos(angle), speed * np.sin(angle)], 1)
+        self._shape[rows] = random.integers(len(rules.SHAPES), size=n)
+        self._colour[rows], self._ground[rows] = rules.draw_colours(random, n)
+
+    def _move(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
+        self._place, self._velocity = rules.bounce(np, self._place, self._velocity)
+        return np.zeros(self.num_envs), False
+
+    def _see(self) -> dict[str, np.ndarray]:
+        identity = np.eye(len(rules.SHAPES))[self._shape]
+        makers = {
+            "image": self._picture,
+            "vector": lambda: np.concatenate(
+                [self._place, self._velocity, identity], 1, dtype=np.float32
+            ),
+        }
+        return {name: makers[name]() for name in self._observe}
+
+    def _picture(self) -> np.ndarray:
+        """(N, 3, 32, 32) uint8: the shape over its ground."""
+        cover = rules.draw_shape(np, self._place.astype(np.float32), self._shape)[:, None]
+        image = self._ground * (1 - cover) + self._colour[:, :, None, None] * cover
+        return (image + 0.5).astype(np.uint8)
+
+
 class Bandit(ToyWorld):
     """One pull of one arm: rewards are Gaussian around `rules.BANDIT_MEANS`, then it is over."""
 
@@ -424,12 +363,10 @@ class Lottery(ToyWorld):
         return {"vector": np.stack([self._x, self._drawn], 1).astype(np.float32)}
 
 
-def _one_of(what: str, asked: Sequence[str], known: Any) -> None:
+def _one_of(who: str, what: str, asked: Sequence[str], known: Any) -> None:
     """Refuse an unknown word."""
     if isinstance(asked, str) or not asked or set(asked) - set(known):
-        raise BadConfig(
-            f"TwoRooms {what} takes {sorted(known)}, but got {asked!r}. Choose of them."
-        )
+        raise BadConfig(f"{who} {what} takes {sorted(known)}, but got {asked!r}. Choose of them.")
 
 
 WORLDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, seed, ...)
@@ -437,6 +374,7 @@ WORLDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, see
     "linear_gaussian": LinearGaussian,
     "grid": Grid,
     "two_rooms": TwoRooms,
+    "sprites": Sprites,
     "bandit": Bandit,
     "lottery": Lottery,
 }
@@ -445,6 +383,7 @@ ORACLES: dict[str, Callable[[], WorldModel[Any]]] = {
     "linear_gaussian": kalman.LinearGaussian,
     "grid": oracle.Grid,
     "two_rooms": oracle.TwoRooms,
+    "sprites": oracle.Sprites,
     "bandit": oracle.Bandit,
     "lottery": oracle.Lottery,
 }

@@ -199,7 +199,8 @@ class EMATarget(nn.Module):
 
     Args:
         module: is copied.
-        momentum: share of the copy that stays at each `update`; 0: it follows at once.
+        momentum: share of the copy that stays at each `update`; 0: it follows at once. It may be
+            set between updates, to a number or a tensor ().
 
     Source:
         Grill et al. 2020, arXiv:2006.07733.
@@ -208,7 +209,7 @@ class EMATarget(nn.Module):
     def __init__(self, module: nn.Module, *, momentum: float = 0.99) -> None:
         super().__init__()
         self.copy = deepcopy(module).requires_grad_(requires_grad=False)
-        self.momentum = momentum
+        self.momentum: float | Tensor = momentum
 
     @torch.no_grad()
     def forward(self, *args: Any) -> Any:
