@@ -48,6 +48,8 @@ class Namespace(NamedTuple):
 
 NAMESPACES: Mapping[str, Namespace] = {
     "toy": Namespace(None, None, "toy/two_rooms", "worlds with known answers"),
+    "board": Namespace(None, None, "board/tic_tac_toe", "games for one and two, with legal moves"),
+    "spiel": Namespace("pyspiel", "spiel", "spiel/connect_four", "OpenSpiel's games"),
     "doom": Namespace("vizdoom", "doom", "doom/take_cover", "ViZDoom, native buffers"),
     "ale": Namespace("ale_py", "atari", "ale/pong", "Atari 2600 (GPL-2.0)"),
     "minatar": Namespace("minatar", "minatar", "minatar/breakout", "MinAtar, 10x10 (GPL-3.0)"),
