@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,40 +241,48 @@ class Store:
     # --- writing ------------------------------------------------------------------------------
 
     def append(self, episode: Episode) -> int:
-        """Write one episode; when this returns it is on disk.
+        """Write one episode; when this returns it is on disk. See `extend`."""
+        return self.extend([episode])
+
+    def extend(self, episodes: Sequence[Episode]) -> int:
+        """Write episodes at once, forced to disk together: many short ones cost as much as one.
 
         Returns:
-            Its index.
+            How many there were before: the first one's index.
 
         Raises:
-            SpaceMismatch: if the episode does not fit the store's spaces.
-            BadData: if it holds NaN, infinities or actions out of range, or the store is not open
+            SpaceMismatch: if an episode does not fit the store's spaces; nothing is written.
+            BadData: if one holds NaN, infinities or actions out of range, or the store is not open
                 for writing.
             StorageFull: if the disk is full; the episodes before are whole and the store stays
                 usable.
         """
         held = self._writer()
-        rows = self.schema.rows_of(episode)
-        line = json.dumps(episode.info).encode() + b"\n"
-        info_start = index.info_end(self._index)
-        record = index.record(self.rows, len(episode), info_start, len(line))
+        rows = [self.schema.rows_of(episode) for episode in episodes]
+        lines = [json.dumps(episode.info).encode() + b"\n" for episode in episodes]
+        end, info_start = self.rows, index.info_end(self._index)
+        told, records = info_start, []
+        for episode, line in zip(episodes, lines, strict=True):
+            records.append(index.record(end, len(episode), told, len(line)))
+            end, told = end + len(episode) + 1, told + len(line)
+        new = np.concatenate([self._index, *records])
         with full_disk(self.path, lambda: f"its {len(self)} episodes are whole"):
             try:
-                for name, value in rows.items():
-                    column = self.schema.columns[name]
-                    held.write(column.file, bytes_of(value), self._bytes(column))
-                held.write(_INFO, line, info_start)
+                for name, column in self.schema.columns.items():
+                    data = b"".join(bytes_of(row[name]) for row in rows)
+                    held.write(column.file, data, self._bytes(column))
+                held.write(_INFO, b"".join(lines), info_start)
                 held.sync(*(file for file in self._sizes() if file != _INDEX))
-                self._write_headers(held, self.rows + len(episode) + 1)
-                held.write(_INDEX, record.tobytes(), self._index.nbytes)
+                self._write_headers(held, end)
+                held.write(_INDEX, new[len(self) :].tobytes(), self._index.nbytes)
                 held.sync(_INDEX)
             except BaseException:
                 held.cut(self._sizes())
                 with contextlib.suppress(OSError):  # the next append does it again
                     self._write_headers(held, self.rows)
                 raise
-        self._index, self._maps = np.concatenate([self._index, record]), None
-        return len(self) - 1
+        first, self._index, self._maps = len(self), new, None
+        return first
 
     def truncate(self, episodes: int) -> None:
         """Forget all but the first episodes, as when a run resumes from a checkpoint.

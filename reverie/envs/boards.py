@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from reverie.core import registry
 from reverie.core.errors import SpaceMismatch
 from reverie.core.types import Box, Discrete
-from reverie.envs.toy import ToyWorld
+from reverie.envs.toyworld import ToyWorld
 from reverie.envs.twenty48 import Twenty48
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from reverie.core import registry
 from reverie.core.errors import SpaceMismatch, UnknownName
 from reverie.core.types import Box, Discrete
-from reverie.envs.toy import ToyWorld
+from reverie.envs.toyworld import ToyWorld
 
 
 class Spiel(ToyWorld):

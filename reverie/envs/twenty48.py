@@ -8,7 +8,7 @@ import numpy as np
 
 from reverie.core.errors import SpaceMismatch
 from reverie.core.types import Box, Discrete
-from reverie.envs.toy import ToyWorld
+from reverie.envs.toyworld import ToyWorld
 
 FOUR = 0.1  # chance that a new tile is a 4, not a 2
 _SIDES = 4  # left, right, up, down

@@ -32,6 +32,7 @@ class CompiledMLP:
         prediction: f, likewise.
         latent: what to read of a model's state: (B, ...) -> (B, D).
         rescale: s' is stretched to [0, 1], each row by its own least and largest number.
+        legal: what a state says is allowed at a root: (B, ...) -> (B, A) bool; None: all.
 
     Raises:
         BadConfig: if a module has other layers than Linear and ReLU in turns.
@@ -45,6 +46,7 @@ class CompiledMLP:
         *,
         latent: Callable[[Any], Tensor],
         rescale: bool,
+        legal: Callable[[Any], Tensor] | None = None,
     ) -> None:
         """See the class."""
         g, f = _linears("dynamics", dynamics), _linears("prediction", prediction)
@@ -59,7 +61,7 @@ class CompiledMLP:
                 "Put the reward last in g and the value last in f."
             )
         layers = [*g, *f]
-        self._latent = latent
+        self._latent, self._legal = latent, legal
         self._net = Net(
             weights=np.concatenate([_array(layer.weight.T) for layer in layers]),
             biases=np.concatenate([_array(layer.bias) for layer in layers]),
@@ -81,6 +83,13 @@ class CompiledMLP:
                 f"{tuple(found.shape)}. Make it from the networks of this model."
             )
         return np.ascontiguousarray(found.detach().to("cpu", torch.float32).numpy())
+
+    def rules(self, state: Any, mask: Tensor | None) -> Tensor | None:
+        """(B, A) bool: what the state and a search's own mask allow at the roots; None: all."""
+        if self._legal is None:
+            return mask
+        legal = self._legal(state)
+        return legal if mask is None else legal & mask
 
     def root(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits (B, A) and values (B,) of latents."""

@@ -270,7 +270,7 @@ class MCTS:
         latents = net.latents(state)
         logits, value = net.root(latents)
         prior, rules = self.selection.begin(
-            _prior(logits, mask), self.simulations, partial(_random, generator)
+            _prior(logits, net.rules(state, mask)), self.simulations, partial(_random, generator)
         )
         trees = plant(prior, value, self.simulations, 1)
         net.search(trees, rules, latents, self._fade)
