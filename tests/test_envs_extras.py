@@ -88,6 +88,30 @@ def test_dm_control_time_limit_is_truncation():
         make("dmc/walker-wlk")
 
 
+def test_dm_control_draws_one_frame_a_decision_and_no_shadows_unless_asked(monkeypatch):
+    need("dm_control", "dmc")
+    from reverie.envs.dmc import DmcEnv
+
+    drawn = []
+
+    def render(self):
+        quality = self._env.physics.model.vis.quality
+        drawn.append((int(quality.shadowsize), int(quality.offsamples)))
+        return np.full((self._size, self._size, 3), len(drawn), np.uint8)
+
+    monkeypatch.setattr(DmcEnv, "render", render)
+    env = make("dmc/cartpole-balance", 1, observe="image", size=32, action_repeat=8)
+    drawn.clear()
+    last = walk(env, [np.zeros((1, 1), dtype=np.float32)] * 2)[0]
+    assert drawn == [(0, 0)] * 3  # the first frame, and one for each decision
+    assert last["image"].shape == (1, 3, 32, 32)
+    assert (last["image"] == 3).all()
+    env.close()
+    drawn.clear()
+    make("dmc/cartpole-balance", 1, observe="image", shadows=True).reset()
+    assert drawn[-1] == (2048, 4)  # the suite's own
+
+
 def test_pusht_has_its_own_predicate():
     need("gym_pusht", "pusht")
     env = make("pusht/PushT-v0")

@@ -371,7 +371,6 @@ def _dmc(name: str, wishes: _Wishes) -> gymnasium.Env[Any, Any]:
         raise registry.unknown("environment", name, ["dmc/" + "-".join(t) for t in suite.ALL_TASKS])
     from reverie.envs.dmc import DmcEnv
 
-    pixels = wishes.size if wishes.observe in {"image", "both"} else None
     loaded = suite.load(domain, task, environment_kwargs={"flat_observation": False})
-    options = {"image_size": pixels, "time_limit": wishes.time_limit, **wishes.kwargs}
+    options = {"size": wishes.size, "time_limit": wishes.time_limit, **wishes.kwargs}
     return _build(name, partial(DmcEnv, loaded), options)
