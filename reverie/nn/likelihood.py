@@ -151,7 +151,7 @@ class SymlogTwoHot:
     that is not finite is NaN.
 
     Args:
-        bins: how many.
+        bins: an odd number, so that 0 is one of them.
         limit: symlog of the largest.
 
     Source: Hansen et al. 2024, section 3.1; reference code.
@@ -177,7 +177,9 @@ class SymlogTwoHot:
 
     def mean(self, raw: Tensor) -> Tensor:
         """(..., 1) in the target's units, of raw (..., bins)."""
-        return symexp(raw.float().softmax(-1) @ self.bins.to(raw.device).unsqueeze(-1))
+        weights, half = raw.float().softmax(-1), len(self.bins) // 2
+        pairs = weights[..., half + 1 :] - weights[..., :half].flip(-1)  # equal weights give 0
+        return symexp(pairs @ self.bins[half + 1 :].to(raw.device).unsqueeze(-1))
 
 
 class Head(nn.Module):
