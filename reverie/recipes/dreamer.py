@@ -264,8 +264,8 @@ SMALL_V3_BEHAVIOR = replace(V3, actor=_LAPROP, critic=_LAPROP, units=64)
 
 def _thin(config: RSSMConfig, **changes: Any) -> RSSMConfig:
     """An older school, narrow, with a learning rate for short runs."""
-    optim = config.optim._replace(lr=1e-3)
-    return replace(config, memory=128, hidden=128, units=128, optim=optim, **changes)
+    optim, stack = config.optim._replace(lr=1e-3), replace(config.stack, depth=8)  # type: ignore
+    return replace(config, memory=128, hidden=128, units=128, stack=stack, optim=optim, **changes)
 
 
 def _quick(behavior: ActorCriticConfig, **changes: Any) -> ActorCriticConfig:
