@@ -48,6 +48,7 @@ class PlanAgent(Generic[S]):
         replan: actions of a plan that are carried out before the next one; a multiple of the
             planner's `repeat`.
         warm: whether a plan begins where the last one ended.
+        explore: plans while exploring, with warm starts of the same kind; None: `planner`.
 
     Raises:
         BadConfig: if there are both an objective and an aim, or `replan` does not fit.
@@ -62,16 +63,19 @@ class PlanAgent(Generic[S]):
         aim: Callable[[dict[str, Tensor], S], Objective] | None = None,
         replan: int = 1,
         warm: bool = True,
+        explore: Planner | None = None,
     ) -> None:
         """See the class."""
         if objective is not None and aim is not None:
             raise BadConfig("PlanAgent takes an objective or an aim that makes one, not both.")
-        if replan < 1 or replan % planner.repeat:
-            raise BadConfig(
-                f"PlanAgent carries out {replan} actions of a plan, but its planner holds each "
-                f"for {planner.repeat} steps. Give a multiple of that."
-            )
-        self._model, self._planner, self._objective, self._aim = model, planner, objective, aim
+        self._planners = (planner, explore or planner)
+        for one in self._planners:
+            if replan < 1 or replan % one.repeat:
+                raise BadConfig(
+                    f"PlanAgent carries out {replan} actions of a plan, but its planner holds each "
+                    f"for {one.repeat} steps. Give a multiple of that."
+                )
+        self._model, self._objective, self._aim = model, objective, aim
         self._replan, self._warm = replan, warm
 
     def initial(self, batch: int) -> Planned | None:
@@ -101,7 +105,6 @@ class PlanAgent(Generic[S]):
         Raises:
             SpaceMismatch: if an observation that the model reads is missing or of another shape.
         """
-        del explore
         check_obs(obs, self._model.observations, (first.shape[0],))
         device = self._model.device
         obs, first = tree.to(obs, device), first.to(device)
@@ -111,16 +114,21 @@ class PlanAgent(Generic[S]):
         state = self._model.observe(*before, h, first=first, generator=generator)
         due = first if carry is None else first | (carry.left == 0)
         if carry is None or bool(due.any()):
-            carry = self._planned(carry, obs, state, first, due, generator)
+            planner = self._planners[explore]
+            carry = self._planned(
+                planner, carry, obs, state, first=first, due=due, generator=generator
+            )
         action, queue = carry.queue[:, 0], carry.queue.roll(-1, 1)
         carry = carry._replace(state=state, action=action, queue=queue, left=carry.left - 1)
         return carry, Act(action, dict(carry.extra))
 
     def _planned(
         self,
+        planner: Planner,
         carry: Planned | None,
         obs: dict[str, Tensor],
         state: S,
+        *,
         first: Tensor,
         due: Tensor,
         generator: torch.Generator | None,
@@ -129,8 +137,8 @@ class PlanAgent(Generic[S]):
         objective = self._objective if self._aim is None else self._aim(obs, state)
         warm = None
         if self._warm and carry is not None:
-            warm = advance(carry.warm, self._replan // self._planner.repeat, first) or None
-        plan = self._planner.plan(
+            warm = advance(carry.warm, self._replan // planner.repeat, first) or None
+        plan = planner.plan(
             self._model,
             state,
             objective,

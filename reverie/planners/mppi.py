@@ -6,7 +6,7 @@ Imports core, imagine and `score`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ from reverie.planners.score import Candidates, Warm, box, check_numbers, top
 
 @dataclass(frozen=True)
 class MPPI:
-    """Model predictive path integral control over elites. The plan is the weighted mean.
+    """Model predictive path integral control over elites.
+
+    The plan is the weighted mean, or, as TD-MPC2 acts, one elite drawn by its weight; to explore,
+    with noise of the deviation that is left. The next call's warm start is the mean all the same.
 
     Raises:
         BadConfig: if a number makes no sense.
@@ -41,6 +44,7 @@ class MPPI:
     proposals: int = 0  # of the candidates, those that the policy head draws
     repeat: int = 1  # world steps for which each action is held
     particles: int = 1  # trajectories of each candidate
+    choose: Literal["mean", "elite", "noisy"] = "mean"  # what the plan is
     heads: Heads | None = None  # for the policy, in place of the model's own
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class MPPI:
                 f"but has {self.elites} and {self.proposals} of {self.samples}, and "
                 f"{self.temperature}."
             )
+        if self.choose not in ("mean", "elite", "noisy"):
+            raise BadConfig(f"MPPI.choose is '{self.choose}'. Choose 'mean', 'elite' or 'noisy'.")
 
     def plan(
         self,
@@ -75,16 +81,25 @@ class MPPI:
         mean = (warm or {}).get("warm_mean", blank)
         std = torch.full_like(mean, self.std)
         proposed = [self._proposals(given)] if self.proposals else []
+        elite = weight = score = blank  # every iteration finds them anew
         for _ in range(self.iterations):
             noise = given.normal(1, self.samples - self.proposals, *shape)
             actions = mean[:, None] + std[:, None] * noise
             actions = torch.cat([actions, *proposed], 1).clamp(space.low, space.high)
             elite, score = top(actions, given.score(actions), self.elites)
             weight = (self.temperature * (score - score[:, :1])).softmax(1)
-            weight = weight.view(*weight.shape, *(1,) * len(shape))
-            mean = (weight * elite).sum(1)
-            std = (weight * (elite - mean[:, None]).square()).sum(1).sqrt().clamp(min=self.std_min)
-        return given.plan(mean, {"warm_mean": mean})
+            wide = weight.view(*weight.shape, *(1,) * len(shape))
+            mean = (wide * elite).sum(1)
+            std = (wide * (elite - mean[:, None]).square()).sum(1).sqrt().clamp(min=self.std_min)
+        if self.choose == "mean":
+            return given.plan(mean, {"warm_mean": mean})
+        drawn = (weight / -given.uniform(1, self.elites).clamp(min=1e-20).log()).argmax(1)
+        rows = torch.arange(len(drawn), device=drawn.device)
+        plan = elite[rows, drawn]
+        if self.choose == "noisy":
+            plan = (plan + std * given.normal(1, *shape)).clamp(space.low, space.high)
+        held = plan.repeat_interleave(self.repeat, 1)
+        return Plan(held, score[rows, drawn], {"warm_mean": mean})
 
     @torch.no_grad()
     def _proposals(self, given: Candidates) -> Tensor:
