@@ -319,7 +319,9 @@ class Ensemble(WorldModel[State]):
         log_var = self.upper - F.softplus(self.upper - log_var)
         return mean, lower + F.softplus(log_var - lower)
 
-    def ending_loss(self, after: Tensor, terminated: Tensor, weight: Tensor) -> Tensor:
+    def ending_loss(
+        self, after: Tensor, terminated: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """() cross-entropy of endings at observations (N, D); 0 if they are not learned."""
         if self.ending is None:
             return after.new_zeros(())
