@@ -7,7 +7,7 @@ seed and the number of episodes so far, so a killed run resumes exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from reverie.agent import Agent, PolicyAgent, RandomAgent
 from reverie.behaviors.actor_critic import ActorCritic, ActorCriticConfig
 from reverie.checkpoint import load_weights
 from reverie.core.errors import BadConfig
-from reverie.core.model import Part
+from reverie.core.model import Part, WorldModel
 from reverie.core.types import Act, Batch, Box, Discrete, Loss, Space
 from reverie.data.collect import collect
 from reverie.data.convert import check_spaces, open_data
@@ -50,8 +50,8 @@ class Setup:
     """All that the stages of one run share."""
 
     name: str
-    model: RSSM
-    behavior: ActorCritic | None  # None: it plans
+    model: WorldModel[Any]
+    behavior: Any  # a module with `parts`; None: it plans
     agent: Agent
     arguments: dict[str, Any]  # of the recipe
 
@@ -201,20 +201,21 @@ class NoisyPlans:
 # -- stages ---------------------------------------------------------------------------------------
 
 
-def run_of(setup: Setup) -> Run:
+def run_of(setup: Setup, stages: Callable[[Setup, Path], tuple[Stage, ...]] | None = None) -> Run:
     """The run that a recipe returns.
 
     Args:
         setup: the model, and what acts.
+        stages: of the run, in its folder; None: a model and a behavior that learn from batches.
     """
     return Run(
         name=setup.name,
         seed=setup["seed"],
         model=setup.model,
         behavior=setup.behavior,
-        stages=partial(_stages, setup),
+        stages=partial(stages or _stages, setup),
         agent=setup.agent,
-        baselines={"random": RandomAgent(_acted(setup))},
+        baselines={"random": RandomAgent(acted(setup))},
         world=setup.world if setup["env"] else None,
         environment=setup["env"],
         config={**setup.arguments, "data": _asked_data(setup)},
@@ -226,7 +227,7 @@ def _asked_data(setup: Setup) -> str | None:
     return None if setup.arguments.get("frozen") else setup["data"]
 
 
-def _acted(setup: Setup) -> Space:
+def acted(setup: Setup) -> Space:
     """The actions of a world in which something acts."""
     if setup.model.actions is None:
         raise BadConfig(f"{setup.name} needs a world with actions. Choose another environment.")
@@ -258,9 +259,9 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
             one.close()
         return {}
 
-    judged = (Stage("judge", finish=partial(_judge, setup, folder)),) if setup["env"] else ()
+    last = (Stage("judge", finish=partial(judged, setup, folder)),) if setup["env"] else ()
     return (
-        Stage("collect", prepare=partial(_prefill, setup, data)),
+        Stage("collect", prepare=partial(prefill, setup, data)),
         Stage(
             "dream",
             setup["updates"],
@@ -268,11 +269,11 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
             sampler=sampler,
             collector=None if setup["data"] else collector,
             collect_every=10,
-            evaluate=partial(_evaluate, setup) if setup["env"] else None,
+            evaluate=partial(evaluate, setup) if setup["env"] else None,
             evaluate_every=setup["evaluate_every"],
             finish=finish,
         ),
-        *judged,
+        *last,
     )
 
 
@@ -337,7 +338,7 @@ def _grow(store: Store, env: VectorEnv, agent: Agent, steps: int, seed: int) -> 
     return returns
 
 
-def _prefill(setup: Setup, data: Path, progress: Progress) -> None:
+def prefill(setup: Setup, data: Path, progress: Progress) -> None:
     """Random steps, unless there is a store to learn from."""
     if setup["data"]:
         return
@@ -346,12 +347,12 @@ def _prefill(setup: Setup, data: Path, progress: Progress) -> None:
             Store.create(data, *envs.spaces(env)).close()
         with Store.open(data, writable=True) as store:
             before = store.steps
-            _grow(store, env, RandomAgent(_acted(setup)), setup["prefill"], setup["seed"])
+            _grow(store, env, RandomAgent(acted(setup)), setup["prefill"], setup["seed"])
             with progress.task("collect", store.steps, before) as task:
                 task.advance(store.steps - before)
 
 
-def _evaluate(setup: Setup, update: int) -> dict[str, float]:
+def evaluate(setup: Setup, update: int) -> dict[str, float]:
     """Mean return of whole episodes, without exploration."""
     del update
     count = setup["episodes"]
@@ -360,11 +361,11 @@ def _evaluate(setup: Setup, update: int) -> dict[str, float]:
     return {"return": float(np.mean([episode.info["return"] for episode in played]))}
 
 
-def _judge(setup: Setup, folder: Path, progress: Progress) -> dict[str, float]:
+def judged(setup: Setup, folder: Path, progress: Progress) -> dict[str, float]:
     """Play in the world beside a random agent."""
     scores = judge(
         folder,
-        {setup.name: setup.agent, "random": RandomAgent(_acted(setup))},
+        {setup.name: setup.agent, "random": RandomAgent(acted(setup))},
         setup.world,
         environment=setup["env"],
         unit="return",
