@@ -35,6 +35,7 @@ _PATHS: dict[str, dict[str, str]] = {
         **{name: f"reverie.models.jepa:SCHOOLS.{name}.model" for name in _JEPAS},
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
         "muzero": "reverie.models.muzero:MuZero",
+        "tdmpc2": "reverie.models.tdmpc2:TDMPC2",
     },
     "oracle": {
         **{f"toy/{name}": f"reverie.envs.toy:ORACLES.{name}" for name in _TOYS},
@@ -44,6 +45,7 @@ _PATHS: dict[str, dict[str, str]] = {
         **{name: f"reverie.recipes.dreamer:{name}" for name in _DREAMERS},
         "lewm.two_rooms": "reverie.recipes.jepa:lewm",
         "pldm.two_rooms": "reverie.recipes.jepa:pldm",
+        "tdmpc2": "reverie.recipes.tdmpc2:tdmpc2",
         "world_models_2018.doom": "reverie.recipes.doom:doom",
         "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",
         "world_models_2018.doom_iterative": "reverie.recipes.doom:doom_iterative",

@@ -1,8 +1,9 @@
-"""The stages of PlaNet and Dreamer, for any world: `recipes/dreamer.py` sets them up.
+"""The stages of PlaNet, Dreamer and TD-MPC2, for any world.
 
-Random steps first; then model and behavior learn from a store that grows by so many steps for
-each update; then the judge. Whole episodes are collected, and what is collected follows from the
-seed and the number of episodes so far, so a killed run resumes exactly.
+`recipes/dreamer.py` and `recipes/tdmpc2.py` set them up. Random steps first; then model and
+behavior learn from a store that grows by so many steps for each update; then the judge. Whole
+episodes are collected, and what is collected follows from the seed and the number of episodes so
+far, so a killed run resumes exactly.
 """
 
 from __future__ import annotations
@@ -309,7 +310,8 @@ class Growing:
     def collect(self, update: int) -> dict[str, float]:
         """See `Collector.collect`."""
         setup = self._setup
-        wanted = setup["prefill"] + int(setup["steps_per_update"] * update)
+        later = max(0, update - setup.arguments.get("pretrain", 0))  # updates on random steps alone
+        wanted = setup["prefill"] + int(setup["steps_per_update"] * later)
         found = _grow(self.store, self._env, setup.agent, wanted, setup["seed"])
         return {"return": float(np.mean(found)), "steps": self.store.steps} if found else {}
 
@@ -333,7 +335,7 @@ def _grow(store: Store, env: VectorEnv, agent: Agent, steps: int, seed: int) -> 
     while store.steps < steps:
         number = mixed(seed, len(store))
         for episode in collect(env, agent, episodes=1, seed=number):
-            store.append(episode)
+            store.append(replace(episode, extra={}))  # what a planner says is not learned from
             returns.append(episode.info["return"])
     return returns
 
