@@ -167,11 +167,12 @@ class IJEPA(WorldModel[State]):
         question = multiblock(self.grid, len(pixels), c.target, c.context, least=c.least)
         question = question.to(pixels.device)
         wanted = self.masked.targets(pixels)
-        told = self.masked.told(pixels, question).float()
-        prediction = F.smooth_l1_loss(told, at(wanted, question.asked))
+        told = self.masked.told(pixels, question)
+        prediction = F.smooth_l1_loss(told.features, at(wanted, question.asked))
+        total, terms = self.masked.regulated(prediction, told.mean)
         seen = wanted.view(len(frames), -1, wanted.shape[-1])
         found = signs(seen, self.grid, batch.mask.all(1))
-        return Loss(prediction, {"prediction": prediction.detach(), **found})
+        return Loss(total, {"prediction": prediction.detach(), **terms, **found})
 
 
 def picture(observations: dict[str, Space], who: str) -> Box:

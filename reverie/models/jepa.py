@@ -5,9 +5,8 @@ actions; no picture is ever drawn. What keeps the embeddings from collapsing tel
 apart: the terms of their losses. In the scaffold: Enc is the encoder, the state is the embeddings
 and actions of the last moments, Pred is the predictor, there is no z.
 
-The predictor leaps: one call covers a block of up to `block` world steps, as in the papers. Here
-`predict` still takes single steps: it notes the action, and the network is called where a block is
-full, or where a head asks for a moment inside one.
+The predictor leaps: one call covers a block of up to `block` world steps, as in the papers. How it
+follows a world step by step all the same is in `models/leaping.py`.
 
 The networks are in `nn/leap.py`. Letters: D latent size, K frames of history, A numbers of an
 action, U leaps in the loss.
@@ -20,12 +19,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.errors import BadConfig, ShapeMismatch, SpaceMismatch
-from reverie.core.model import Part, WorldModel
-from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
+from reverie.core.errors import BadConfig
+from reverie.core.model import Part
+from reverie.core.types import Batch, Box, Card, Loss, Optim, Space, check_batch
+from reverie.models.leaping import Leaping, Window, readable
 from reverie.nn.anticollapse import (
     Covariance,
     EMATarget,
@@ -38,7 +37,7 @@ from reverie.nn.anticollapse import (
     alarms,
     masked_mean,
 )
-from reverie.nn.leap import Encoder, Predictor, rows_of
+from reverie.nn.leap import Encoder, Predictor
 
 Terms = tuple[tuple[str, float], ...]  # names in `TERMS` and their weights
 
@@ -75,23 +74,7 @@ class JEPAConfig:
     lr_decay: float = 1.0  # a step
 
 
-class State(NamedTuple):
-    """What the model knows at one moment. Before an episode, the world stood still."""
-
-    z: Tensor  # (B, (K-1) block + 1, D) embeddings up to the anchor, one a step, newest last
-    action: Tensor  # (B, K block, A) what led to each moment up to now, newest last
-    ahead: Tensor  # (B,) int64 in 0..block-1: steps from the anchor to now
-
-
-class Moment(NamedTuple):
-    """One moment a row, drawn anew for every loss, so that no step of a leap stays unlearned."""
-
-    leap: Tensor  # (B,) int64 in 0..U-1: within which leap it lies
-    n: Tensor  # (B,) int64 in 1..block: how many steps in
-    when: Tensor  # (B,) int64: its index in the segment
-
-
-class JEPA(WorldModel[State]):
+class JEPA(Leaping):
     """Encoder and predictor behind the contract. The siblings give it a card.
 
     Args:
@@ -107,17 +90,10 @@ class JEPA(WorldModel[State]):
     def __init__(
         self, config: JEPAConfig, observations: dict[str, Space], actions: Space | None
     ) -> None:
-        super().__init__()
-        self.reads, space = _readable(observations)
+        super().__init__(Window(config.history, config.block, config.leaps), actions)
+        self.reads, space = readable(observations)
         self.config = config
         self.observations = {self.reads: space}
-        if actions is None:
-            raise SpaceMismatch(
-                f"{self.card.title} predicts under actions, but the world has none. "
-                "Choose a school that learns from video alone (see `reverie list`)."
-            )
-        self.actions = actions
-        self.acts = actions.n if isinstance(actions, Discrete) else actions.shape[0]  # A
         self.encoder = Encoder(space.shape, config.latent, config.channels)
         self.predictor = Predictor(
             latent=config.latent,
@@ -134,89 +110,6 @@ class JEPA(WorldModel[State]):
     def encode(self, obs: dict[str, Tensor]) -> Tensor:
         """(B, D) embeddings of the picture or vector."""
         return self.encoder(obs[self.reads])
-
-    def observe(
-        self,
-        state: State | None,
-        action: Tensor | None,
-        h: Tensor,
-        *,
-        first: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """Take in an embedding: it is the new anchor. See `WorldModel.observe`.
-
-        Moments that were predicted before count as their anchor: nobody looked at them.
-        """
-        del generator
-        length = (self.config.history - 1) * self.config.block + 1
-        blank = h.new_zeros(len(h), self.config.history * self.config.block, self.acts)
-        ahead = torch.zeros_like(h[:, 0], dtype=torch.int64)
-        begun = State(h[:, None].expand(-1, length, -1), blank, ahead)
-        if state is None:
-            return begun
-        shift = torch.arange(length, device=h.device) + state.ahead[:, None] + 1
-        z = rows_of(state.z, shift.clamp(max=length - 1))
-        z = torch.cat([z[:, :-1], h[:, None]], 1)
-        going = State(z, self._pushed(state.action, action), ahead)
-        if first is None:
-            return going
-        fresh = first[:, None, None]
-        z, pushed = (torch.where(fresh, b, g) for b, g in zip(begun[:2], going[:2], strict=True))
-        return State(z, pushed, ahead)
-
-    def predict(
-        self,
-        state: State,
-        action: Tensor | None,
-        *,
-        z: None = None,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """One step further from the anchor; a full block is a leap. See `WorldModel.predict`."""
-        del z, generator
-        pushed, ahead = self._pushed(state.action, action), state.ahead + 1
-        full = ahead == self.config.block
-        if not full.any():  # waits for the device, and saves the network
-            return State(state.z, pushed, ahead)
-        landed = self._leap(state.z, pushed, ahead)[:, None]
-        between = state.z[:, -1:].expand(-1, self.config.block - 1, -1)
-        moved = torch.cat([state.z, between, landed], 1)[:, -state.z.shape[1] :]
-        moved = torch.where(full[:, None, None], moved, state.z)
-        return State(moved, pushed, ahead.masked_fill(full, 0))
-
-    @property
-    def heads(self) -> Heads:
-        """embed and features: the embedding of the moment."""
-        return Heads(owner=self.card.name, embed=self.embed, features=self.embed)
-
-    def embed(self, state: State) -> Tensor:
-        """(B, D) the embedding of the state's moment; the network is called inside a block."""
-        newest = state.z[:, -1]
-        if not state.ahead.any():  # waits for the device, and saves the network
-            return newest
-        inside = self._leap(state.z, state.action, state.ahead.clamp(min=1))
-        return torch.where(state.ahead[:, None] == 0, newest, inside)
-
-    def _leap(self, z: Tensor, action: Tensor, n: Tensor) -> Tensor:
-        """The embedding (B, D) n steps after the anchor, where `action` ends n steps after it."""
-        k, block = self.config.history, self.config.block
-        steps = torch.arange(k * block, device=z.device) + block - n[:, None]
-        done = rows_of(action, steps.clamp(max=k * block - 1))
-        done = done * (steps < k * block)[..., None]
-        return self.predictor(z[:, ::block], done.unflatten(1, (k, block)), n)
-
-    def _pushed(self, before: Tensor, action: Tensor | None) -> Tensor:
-        """(B, K block, A): the newest action at the end, the oldest gone."""
-        if action is None:
-            raise SpaceMismatch(f"{self.card.title} predicts under actions, but action is None.")
-        return torch.cat([before[:, 1:], self._numbers(action)[:, None]], 1)
-
-    def _numbers(self, action: Tensor) -> Tensor:
-        """Actions as (..., A) floats."""
-        if isinstance(self.actions, Discrete):
-            return F.one_hot(action, self.acts).float()
-        return action
 
     def parts(self) -> tuple[Part, ...]:
         """Encoder, predictor and terms learn together."""
@@ -237,56 +130,13 @@ class JEPA(WorldModel[State]):
         """
         del states
         check_batch(batch, self.observations, self.actions)
-        k, block, steps = self.config.history, self.config.block, self._steps(batch)
-        mask, action = batch.mask[:, :steps], self._numbers(batch.action[:, :steps])  # type: ignore
-        actions = action.unflatten(1, (-1, block))  # (B, K-1+U, block, A)
-        inside = self._drawn(mask)
-        frames, rows = batch.obs[self.reads], torch.arange(len(mask), device=mask.device)
-        shown = torch.cat([frames[:, : steps + 1 : block], frames[rows, inside.when][:, None]], 1)
+        k, segment = self.window.history, self._segment(batch)
+        shown = self._shown(batch.obs[self.reads], segment.inside)
         z = self._embedded(self.encoder, shown)  # (B, K+U+1, D)
         goal = z if self.target is None else self._embedded(self.target, shown)
-        windows = self._unrolled(z[:, :k], actions)
-        landed = [window[:, -1] for window in windows[1:]] + [self._met(windows, actions, inside)]
-        error = (torch.stack(landed, 1) - goal[:, k:]).square().mean(-1)  # (B, U+1)
-        whole = mask.unflatten(1, (-1, block)).all(-1)  # (B, K-1+U)
-        prediction = masked_mean(error, self._counts(mask, whole, inside))
-        return self._summed(prediction, Seen(z[:, :-1], actions.flatten(2), whole))
-
-    def _drawn(self, mask: Tensor) -> Moment:
-        """A moment for each row of the mask (B, T)."""
-        c, like = self.config, {"size": (len(mask),), "device": mask.device}
-        leap, n = torch.randint(c.leaps, **like), torch.randint(1, c.block + 1, **like)
-        return Moment(leap, n, c.block * (c.history - 1 + leap) + n)
-
-    def _unrolled(self, window: Tensor, actions: Tensor) -> list[Tensor]:
-        """The K embeddings (B, K, D) that stand before each of U leaps in a row, and after all.
-
-        Args:
-            window: (B, K, D) seen.
-            actions: (B, K-1+U, block, A).
-        """
-        k, block = self.config.history, self.config.block
-        full = torch.full((len(window),), block, device=window.device)
-        windows = [window]
-        for u in range(self.config.leaps):
-            landed = self.predictor(windows[-1], actions[:, u : u + k], full)
-            windows.append(torch.cat([windows[-1][:, 1:], landed[:, None]], 1))
-        return windows
-
-    def _met(self, windows: list[Tensor], actions: Tensor, inside: Moment) -> Tensor:
-        """The embedding (B, D) that is foreseen for the drawn moment."""
-        k, block = self.config.history, self.config.block
-        rows = torch.arange(len(actions), device=actions.device)
-        done = actions.unfold(1, k, 1).movedim(-1, 2)[rows, inside.leap]  # (B, K, block, A)
-        step = torch.arange(k * block, device=actions.device).view(k, block) - (k - 1) * block
-        done = done * (step < inside.n[:, None, None])[..., None]
-        return self.predictor(torch.stack(windows, 1)[rows, inside.leap], done, inside.n)
-
-    def _counts(self, mask: Tensor, whole: Tensor, inside: Moment) -> Tensor:
-        """(B, U+1) bool: all up to the landing, or to the drawn moment, is one episode."""
-        leaps = whole.long().cumprod(1)[:, self.config.history - 1 :].bool()
-        later = torch.arange(mask.shape[1], device=mask.device) >= inside.when[:, None]
-        return torch.cat([leaps, (mask | later).all(1, keepdim=True)], 1)
+        error = (self._landed(z[:, :k], segment) - goal[:, k:]).square().mean(-1)  # (B, U+1)
+        prediction = masked_mean(error, segment.counts)
+        return self._summed(prediction, Seen(z[:, :-1], segment.actions.flatten(2), segment.whole))
 
     def _embedded(self, encoder: nn.Module, frames: Tensor) -> Tensor:
         """(B, F, D) of frames (B, F, ...)."""
@@ -299,18 +149,6 @@ class JEPA(WorldModel[State]):
         total = torch.stack([prediction, *weighed]).sum()
         terms = {"prediction": prediction, **found}
         return Loss(total, {k: v.detach() for k, v in terms.items()} | alarms(seen))
-
-    def _steps(self, batch: Batch) -> int:
-        """Transitions that the loss looks at, if the batch has them."""
-        c = self.config
-        steps = c.block * (c.history - 1 + c.leaps)
-        if batch.mask.shape[1] < steps:
-            raise ShapeMismatch(
-                f"{self.card.title} learns from segments of {steps} transitions ({c.history} "
-                f"frame(s) of history and {c.leaps} leap(s) of {c.block} steps), but these have "
-                f"{batch.mask.shape[1]}. Sample longer ones, or build it with a shorter window."
-            )
-        return steps
 
 
 class LeWorldModel(JEPA):
@@ -387,14 +225,3 @@ def _built(config: JEPAConfig, action: int) -> nn.ModuleList:
     if unknown := [name for name, _ in config.terms if name not in TERMS]:
         raise BadConfig(f"JEPAConfig.terms names {unknown}. Choose of {sorted(TERMS)}.")
     return nn.ModuleList(TERMS[name](w, config.latent, action) for name, w in config.terms)
-
-
-def _readable(observations: dict[str, Space]) -> tuple[str, Box]:
-    """What the encoder reads, if it is there."""
-    for name in ("image", "vector"):
-        if isinstance(space := observations.get(name), Box):
-            return name, space
-    raise SpaceMismatch(
-        f"A JEPA world model reads 'image' or 'vector', but found {sorted(observations)}. "
-        "Choose a world that shows one of them."
-    )

@@ -181,14 +181,16 @@ class VJEPA(WorldModel[State]):
         clips, valid = self._clips(batch)
         pixels = cut(clips, self.grid)
         wanted = self.masked.targets(pixels)
-        found = {}
+        found, means = {}, []
         for kind, (name, question) in enumerate(self._questions(clips).items()):
-            told = self.masked.told(pixels, question, kind=kind).float()
+            told, mean = self.masked.told(pixels, question, kind=kind)
             error = (told - at(wanted, question.asked)).abs().mean((1, 2))
             found[name] = masked_mean(error, valid)
-        total = torch.stack(list(found.values())).mean()
-        terms = {name: x.detach() for name, x in found.items()}
-        return Loss(total, {**terms, **signs(wanted, self.grid, valid)})
+            means.append(mean)
+        prediction = torch.stack(list(found.values())).mean()
+        total, terms = self.masked.regulated(prediction, torch.stack(means).mean(0))
+        errors = {name: x.detach() for name, x in found.items()}
+        return Loss(total, {**errors, **terms, **signs(wanted, self.grid, valid)})
 
     def _questions(self, clips: Tensor) -> dict[str, Asked]:
         """One of each kind, in the order of the kinds."""
@@ -207,7 +209,8 @@ class VJEPA(WorldModel[State]):
         if batch.first.shape[1] < length:
             raise ShapeMismatch(
                 f"V-JEPA learns from clips of {length} frames ({length - 1} transitions), but "
-                f"these have {batch.first.shape[1]}. Sample longer ones, or build it with fewer frames."
+                f"these have {batch.first.shape[1]}. "
+                "Sample longer ones, or build it with fewer frames."
             )
         clips = batch.obs["image"][:, :length]
         still = torch.rand(len(clips), device=clips.device) < self.config.still

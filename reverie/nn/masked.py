@@ -10,12 +10,13 @@ Letters: as in `nn/vit.py`; C kinds of questions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nn.anticollapse import EMATarget, Seen, alarms
+from reverie.nn.anticollapse import Covariance, EMATarget, Seen, Variance, alarms
 from reverie.nn.blockmask import Asked
 from reverie.nn.vit import Grid, MaskedPredictor, ViT, take
 
@@ -32,6 +33,15 @@ class MaskedConfig:
     predictor_heads: int = 3
     momentum: float = 0.996  # of the slow copy at first; it rises on a line
     momentum_updates: int = 100_000  # after which it is 1, and the copy stands still
+    variance: float = 0.0  # weights of VICReg's terms on the mean of what is shown; the papers
+    covariance: float = 0.0  # have none: see `Masked.regulated`
+
+
+class Told(NamedTuple):
+    """What a question came to."""
+
+    features: Tensor  # (B, M, D) or (B, N, M, D) at the places asked for
+    mean: Tensor  # (B, D) of the tokens that were shown
 
 
 class Masked(nn.Module):
@@ -59,6 +69,7 @@ class Masked(nn.Module):
             heads=config.predictor_heads,
             kinds=kinds,
         )
+        self.terms = nn.ModuleList([Variance(config.variance), Covariance(config.covariance)])
         self.target = EMATarget(self.encoder, momentum=config.momentum)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -66,7 +77,7 @@ class Masked(nn.Module):
         """(B, P, D) float32, normalised: what the slow copy makes of the whole clip (B, P, V)."""
         return normalised(self.target(pixels))
 
-    def told(self, pixels: Tensor, question: Asked, *, kind: int = 0) -> Tensor:
+    def told(self, pixels: Tensor, question: Asked, *, kind: int = 0) -> Told:
         """The features at the places asked for, from those shown.
 
         Args:
@@ -74,16 +85,32 @@ class Masked(nn.Module):
             question: of B rows; each of its N blocks is asked for by itself.
             kind: of question.
 
-        Returns:
-            (B, M, D), or (B, N, M, D).
         """
         tokens = self.encoder(pixels, where=question.shown)
+        mean = tokens.float().mean(1)
         if question.asked.dim() == 2:
-            return self.predictor(tokens, question.shown, question.asked, kind=kind)
+            told = self.predictor(tokens, question.shown, question.asked, kind=kind)
+            return Told(told.float(), mean)
         blocks = question.asked.shape[1]
         tokens, shown = (x.repeat_interleave(blocks, 0) for x in (tokens, question.shown))
         told = self.predictor(tokens, shown, question.asked.flatten(0, 1), kind=kind)
-        return told.unflatten(0, (-1, blocks))
+        return Told(told.unflatten(0, (-1, blocks)).float(), mean)
+
+    def regulated(self, prediction: Tensor, mean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with the terms against collapse, and the terms.
+
+        Small pictures hold little that one part tells of another, and a small network soon finds
+        features that tell the place alone: predicted perfectly, and empty.
+
+        Args:
+            prediction: () loss.
+            mean: (B, D) of what was shown.
+        """
+        nothing = mean.new_zeros(len(mean), 0)
+        seen = Seen(mean[:, None], nothing[..., None], nothing.bool())
+        found = {term.name: term(seen) for term in self.terms}  # type: ignore[union-attr]
+        weighed = [term.weight * found[term.name] for term in self.terms]  # type: ignore
+        return torch.stack([prediction, *weighed]).sum(), {k: v.detach() for k, v in found.items()}
 
     def filled(self, pixels: Tensor, hidden: Tensor, *, kind: int = 0) -> Tensor:
         """(B, P, D) the features of all places, from those that are not hidden.

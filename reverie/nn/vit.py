@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.errors import BadConfig
+from reverie.nn.layers import initialise
 
 _SLOWEST = 10_000.0  # wavelengths of positions go from 2 pi to this times 2 pi, in patches
 
@@ -298,8 +299,8 @@ def _axes(grid: Grid) -> tuple[int, ...]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Weights of dense layers from a normal of .02, biases 0, as vision transformers have it."""
+    """Dense layers by their inputs: the papers' .02 would let places outshout narrow ones."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            initialise(layer.weight, layer.in_features)
             nn.init.zeros_(layer.bias)

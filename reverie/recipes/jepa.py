@@ -31,9 +31,9 @@ from reverie.models.jepa import (
     SCHOOLS,
     SIGREG_TEMPORAL,
     VICREG_TEMPORAL,
-    State,
     Terms,
 )
+from reverie.models.leaping import State
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
 from reverie.planners.goal_objectives import Every
