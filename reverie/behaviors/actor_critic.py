@@ -146,7 +146,7 @@ class ActorCritic(nn.Module):
         space = _check(model, config)
         self.config, self.actions, self._model = config, model.actions, (model,)  # not a submodule
         kind = OneOf if isinstance(space, Discrete) else config.box
-        width, inputs = kind.width(space), _width(model, self._features)  # type: ignore
+        width, inputs = kind.width(space), width_of(model, self._features)  # type: ignore
         self.actor = nn.Sequential(
             mlp(inputs, config.actor_layers, config.units, config.style),
             dense(config.units, width, scale=config.actor_scale),
@@ -310,8 +310,13 @@ def _alive(batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def _width(model: WorldModel[Any], features: Callable[[Any], Tensor]) -> int:
-    """D, found by looking at one made-up moment."""
+def width_of(model: WorldModel[Any], features: Callable[[Any], Tensor]) -> int:
+    """D of a model's features, found by looking at one made-up moment.
+
+    Args:
+        model: whose they are.
+        features: (s) -> (B, D).
+    """
     device, blank = model.device, {}
     for name, space in model.observations.items():
         dtype = getattr(torch, space.dtype) if isinstance(space, Box) else torch.int64
