@@ -43,6 +43,9 @@ _PATHS: dict[str, dict[str, str]] = {
     },
     "recipe": {
         **{name: f"reverie.recipes.dreamer:{name}" for name in _DREAMERS},
+        "pets": "reverie.recipes.pets:pets",
+        "mbpo": "reverie.recipes.mbpo:mbpo",
+        "sac": "reverie.recipes.mbpo:sac",
         "lewm.two_rooms": "reverie.recipes.jepa:lewm",
         "pldm.two_rooms": "reverie.recipes.jepa:pldm",
         "tdmpc2": "reverie.recipes.tdmpc2:tdmpc2",
