@@ -330,8 +330,7 @@ class Ensemble(WorldModel[State]):
 
     def _near(self, x: Tensor) -> Tensor:
         """Observations (N, D) normalised."""
-        mean, std = self.inputs.mean.float(), self.inputs.std
-        return (x - mean[: self.size]) / std[: self.size]
+        return (x - self.inputs.mean[: self.size]) / self.inputs.std[: self.size]
 
     def _read(self, x: Tensor, action: Tensor | None) -> Tensor:
         """(N, D + A) normalised."""

@@ -52,7 +52,7 @@ def pets(
     prefill: int = 200,
     horizon: int = 20,
     samples: int | None = None,
-    iterations: int = 5,
+    iterations: int = 4,
     particles: int | None = None,
     action_repeat: int | None = None,
     time_limit: int | None = None,
@@ -89,7 +89,7 @@ def pets(
     small = size == "small"
     sizes: dict[str, Any] = {"layers": 3, "units": 128} if small else {}
     model = ensemble_of("pets", arguments, precision=precision, **sizes)
-    usual = (200, 10) if small else (500, 20)
+    usual = (100, 10) if small else (500, 20)
     candidates = samples or usual[0]
     planner = CEM(
         horizon=horizon,
