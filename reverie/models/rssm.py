@@ -26,7 +26,7 @@ from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Discrete, Heads, Loss, Optim, Space, check_batch
-from reverie.nn.conv import Stack
+from reverie.nn.conv import Stack, as_floats
 from reverie.nn.latent import Divergence, Latent
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.likelihood import Head, Likelihood
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """(N, E) of observations (N, ...)."""
-        found = [net(obs[name].float() / 255 - 0.5) for name, net in self.pictures.items()]
+        found = [net(as_floats(obs[name]).sub_(0.5)) for name, net in self.pictures.items()]
         if self.mlp is not None:
             vector = torch.cat([obs[name].float() for name in self.vectors], -1)
             found.append(self.mlp(symlog(vector) if self.squash else vector))
@@ -140,8 +140,8 @@ class Decoder(nn.Module):
         """Reconstruction (N,) by modality, summed over pixels or dimensions."""
         found = {}
         for name in self.pictures:
-            error = (self.picture(name, state) - obs[name].float() / 255).square()
-            found[name] = self.config.picture_weight * error.flatten(1).sum(-1)
+            error = (self.picture(name, state) - as_floats(obs[name])).square()
+            found[name] = self.config.picture_weight * error.sum((1, 2, 3))
         if self.vector is not None:
             target = torch.cat([obs[name].float() for name in self.sizes], -1)
             found["vector"] = self.vector.loss(_features(state), target)

@@ -6,6 +6,8 @@
 
 Both are specifications; `encoder(shape)` and `decoder(shape, ...)` build the modules. Images are
 float, (N, C, H, W); weights lie in channels-last order, which convolutions on a CPU prefer.
+Where an activation is computed with the norm before it, `nn.Identity` keeps its place, so that
+weights saved earlier keep their names.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.errors import SpaceMismatch
+from reverie.nn.folded import Doubled, Halved, Same, Transposed
 from reverie.nn.layers import BlockLinear, RMSNorm, Style, dense, initialise
+from reverie.nn.rms_silu import rms_silu
 
 Shape = tuple[int, int, int]  # (C, H, W)
+_Kernel = TypeVar("_Kernel", nn.Conv2d, nn.ConvTranspose2d)
 _LEAST, _MOST = 4, 8  # side of the smallest picture inside `Halving`
 _SIDE = 64  # of `Valid`
 
@@ -40,6 +44,13 @@ class Stack(Protocol):
         `units` is the width of hidden layers, where there are any.
         """
         ...
+
+
+def as_floats(image: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) of 0..255 as new float32 in [0, 1], channels last."""
+    return (
+        image.contiguous(memory_format=torch.channels_last).to(torch.float32, copy=True).div_(255)
+    )
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,8 @@ class Halving:
         depths, height, width = self._plan(shape)
         layers: list[nn.Module] = []
         for before, after in zip([shape[0], *depths], depths, strict=False):
-            layers += [_convolution(before, after, 1 if self.pooled else 2)]
-            layers += [*[nn.MaxPool2d(2)] * self.pooled, ChannelNorm(after), nn.SiLU()]
+            layers += [_initialised(Same(before, after) if self.pooled else Halved(before, after))]
+            layers += [*[nn.MaxPool2d(2)] * self.pooled, ChannelNorm(after), nn.Identity()]
         return _ChannelsLast(nn.Sequential(*layers)), depths[-1] * height * width
 
     def decoder(self, shape: Shape, memory: int, latent: int, units: int) -> nn.Module:
@@ -131,42 +142,11 @@ class Halving:
 
 
 class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of (N, C, H, W)."""
+    """RMSNorm over the channels of (N, C, H, W), and SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Doubled(nn.Module):
-    """Enlarge by 2 (nearest), then a convolution of kernel 5: as one of kernel 3, exactly.
-
-    Each of the four pixels that one becomes sees 3x3 of the small picture, under sums of the
-    5x5 weights: four times the channels at a quarter of the places, 2.8 times fewer products.
-
-    Args:
-        inputs: channels.
-        outputs: channels.
-    """
-
-    fold: Tensor  # (2, 3, 5): which of 5 taps fall on which of 3 pixels, for even and odd places
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, 5, 5))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        initialise(self.weight, 25 * inputs)
-        even = [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
-        odd = [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
-        self.register_buffer("fold", torch.tensor([even, odd]).float(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', 2H, 2W)."""
-        fold = self.fold
-        weight = torch.einsum("pik,ockl,qjl->opqcij", fold, self.weight, fold).flatten(0, 2)
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x, weight, self.bias.repeat_interleave(4), padding=1)
-        return F.pixel_shuffle(y, 2)
+        return rms_silu(x.permute(0, 2, 3, 1), self.scale).permute(0, 3, 1, 2)
 
 
 class _Growing(nn.Module):
@@ -189,11 +169,11 @@ class _Growing(nn.Module):
         self.latent = nn.Sequential(
             *(dense(latent, 2 * units), *Style().after(2 * units), dense(2 * units, flat))
         )
-        layers: list[nn.Module] = [ChannelNorm(depths[-1]), nn.SiLU()]
+        layers: list[nn.Module] = [ChannelNorm(depths[-1]), nn.Identity()]
         stages = list(zip(depths[::-1], [*depths[-2::-1], shape[0]], strict=False))
         for before, after in stages:
-            layers.append(Doubled(before, after) if pooled else _deconvolution(before, after))
-            layers += [ChannelNorm(after), nn.SiLU()]
+            grow = Doubled(before, after) if pooled else _initialised(Transposed(before, after))
+            layers += [grow, ChannelNorm(after), nn.Identity()]
         self.layers = nn.Sequential(*layers[:-2])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -230,16 +210,8 @@ class _Joined(nn.Module):
         return self.layers(torch.cat([memory, z], -1))
 
 
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, 5, stride, padding=2)
-    initialise(layer.weight, 25 * inputs)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-def _deconvolution(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    """Kernel 5, twice the side."""
-    layer = nn.ConvTranspose2d(inputs, outputs, 5, 2, padding=2, output_padding=1)
-    initialise(layer.weight, 25 * inputs)
+def _initialised(layer: _Kernel) -> _Kernel:
+    """A convolution of kernel 5 with zero bias and `initialise`d weights."""
+    initialise(layer.weight, 25 * layer.in_channels)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
