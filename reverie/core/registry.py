@@ -46,6 +46,8 @@ _PATHS: dict[str, dict[str, str]] = {
         "pets": "reverie.recipes.pets:pets",
         "mbpo": "reverie.recipes.mbpo:mbpo",
         "sac": "reverie.recipes.mbpo:sac",
+        "muzero": "reverie.recipes.muzero:muzero",
+        "gumbel_muzero": "reverie.recipes.muzero:gumbel_muzero",
         "lewm.two_rooms": "reverie.recipes.jepa:lewm",
         "pldm.two_rooms": "reverie.recipes.jepa:pldm",
         "tdmpc2": "reverie.recipes.tdmpc2:tdmpc2",

@@ -5,6 +5,8 @@ MuZero's value and reward heads: `Support` is a `Likelihood` as those of `nn/lik
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,26 +28,25 @@ def unsqueeze(y: Tensor) -> Tensor:
     return (y.sign() * (((root - 1) / (2 * _SLOPE)).square() - 1)).to(y.dtype)
 
 
+@dataclass(frozen=True)
 class Support:
     """One number as weights on two neighbouring bins -limit..limit of its squeezed scale.
 
     Unlike `TwoHot`, interpolation and mean are on the squeezed scale, as in the paper. Numbers
     beyond the last bin stay in it.
 
-    Args:
-        limit: `squeeze` of the largest number, an integer; there are 2 limit + 1 bins. The paper
-            has 300 (numbers up to 58,705); 20 reaches 422, 50 reaches 2,364.
+    Attributes:
+        limit: `squeeze` of the largest number; there are 2 limit + 1 bins. The paper has 300
+            (numbers up to 58,705); 20 reaches 422, 50 reaches 2,364.
 
     Source: Schrittwieser et al. 2020, appendix F.
     """
 
-    def __init__(self, limit: int = 50) -> None:
-        self.limit = limit
-        self.bins = torch.arange(-limit, limit + 1, dtype=torch.float32)  # (2 limit + 1,)
+    limit: int = 50
 
     def width(self, size: int) -> int:
         """The number of bins; size must be 1."""
-        return size * len(self.bins)
+        return size * (2 * self.limit + 1)
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy (...,) of raw (..., bins) against targets (..., 1)."""
@@ -57,5 +58,5 @@ class Support:
 
     def mean(self, raw: Tensor) -> Tensor:
         """(..., 1) in the target's units, of raw (..., bins)."""
-        weights = raw.float().softmax(-1)
-        return unsqueeze(weights @ self.bins.to(raw.device).unsqueeze(-1))
+        bins = torch.arange(-self.limit, self.limit + 1.0, device=raw.device)
+        return unsqueeze(raw.float().softmax(-1) @ bins.unsqueeze(-1))
