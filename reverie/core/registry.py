@@ -22,6 +22,7 @@ _TOYS = ("clock", "linear_gaussian", "grid", "two_rooms", "sprites", "bandit", "
 _DREAMERS = ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3")
 _ENSEMBLES = ("pets", "mbpo")
 _JEPAS = ("lewm", "pldm", "self_predictive")
+_FROZEN = ("vjepa2_ac", "dino_wm")
 
 # kind -> name -> path. A model is a WorldModel class; beside it, in its module or its row of a
 # table there, stand `default()`, an instance of the paper's size, and `small()`, one that is
@@ -33,6 +34,9 @@ _PATHS: dict[str, dict[str, str]] = {
         **{name: f"reverie.models.dreamer:SCHOOLS.{name}.model" for name in _DREAMERS},
         **{name: f"reverie.models.ensemble:SCHOOLS.{name}.model" for name in _ENSEMBLES},
         **{name: f"reverie.models.jepa:SCHOOLS.{name}.model" for name in _JEPAS},
+        **{name: f"reverie.models.vjepa2_ac:SCHOOLS.{name}.model" for name in _FROZEN},
+        "ijepa": "reverie.models.ijepa:IJEPA",
+        "vjepa": "reverie.models.vjepa:VJEPA",
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
         "muzero": "reverie.models.muzero:MuZero",
         "tdmpc2": "reverie.models.tdmpc2:TDMPC2",
@@ -50,6 +54,9 @@ _PATHS: dict[str, dict[str, str]] = {
         "gumbel_muzero": "reverie.recipes.muzero:gumbel_muzero",
         "lewm.two_rooms": "reverie.recipes.jepa:lewm",
         "pldm.two_rooms": "reverie.recipes.jepa:pldm",
+        **{f"{name}.two_rooms": f"reverie.recipes.frozen:{name}" for name in _FROZEN},
+        "ijepa": "reverie.recipes.masked:ijepa",
+        "vjepa": "reverie.recipes.masked:vjepa",
         "tdmpc2": "reverie.recipes.tdmpc2:tdmpc2",
         "world_models_2018.doom": "reverie.recipes.doom:doom",
         "world_models_2018.doom_quick": "reverie.recipes.doom:doom_quick",

@@ -275,11 +275,28 @@ def draw_shape(xp: Any, place: Any, shape: Any) -> Any:
     return xp.clip(inside[shape, xp.arange(len(place))] + 0.5, 0, 1)
 
 
+def paint(cover: np.ndarray, colour: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """(N, 3, 32, 32) uint8: shapes over their grounds.
+
+    Args:
+        cover: (N, 32, 32) from `draw_shape`.
+        colour: (N, 3).
+        ground: (N, 3, 32, 32).
+    """
+    share = cover[:, None]
+    return (ground * (1 - share) + colour[:, :, None, None] * share + 0.5).astype(np.uint8)
+
+
 def draw_colours(random: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bright colours (n, 3) of shapes, and dark grounds (n, 3, 32, 32), 0..255."""
+    """Colours (n, 3) of shapes, and grounds (n, 3, 32, 32), 0..255.
+
+    Each channel of a shape is either darker than all of the ground or brighter, by chance: what is
+    common to its pixels is their contrast, which no linear reader of pixels can add up.
+    """
     side = ROOM // _GRAIN
-    ground = random.uniform(0, 128, (n, 3, side, side))
-    return random.uniform(128, 255, (n, 3)), ground.repeat(_GRAIN, 2).repeat(_GRAIN, 3)
+    ground = random.uniform(108, 148, (n, 3, side, side)).repeat(_GRAIN, 2).repeat(_GRAIN, 3)
+    dark, bright = random.uniform(0, 40, (n, 3)), random.uniform(215, 255, (n, 3))
+    return np.where(random.random((n, 3)) < 0.5, dark, bright), ground
 
 
 # -- bandit and lottery: one choice --------------------------------------------------------------

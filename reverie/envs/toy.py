@@ -302,9 +302,8 @@ class Sprites(ToyWorld):
 
     def _picture(self) -> np.ndarray:
         """(N, 3, 32, 32) uint8: the shape over its ground."""
-        cover = rules.draw_shape(np, self._place.astype(np.float32), self._shape)[:, None]
-        image = self._ground * (1 - cover) + self._colour[:, :, None, None] * cover
-        return (image + 0.5).astype(np.uint8)
+        cover = rules.draw_shape(np, self._place.astype(np.float32), self._shape)
+        return rules.paint(cover, self._colour, self._ground)
 
 
 class Bandit(ToyWorld):

@@ -212,9 +212,9 @@ class EMATarget(nn.Module):
         self.momentum: float | Tensor = momentum
 
     @torch.no_grad()
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **more: Any) -> Any:
         """What the copy gives, without gradient."""
-        return self.copy(*args)
+        return self.copy(*args, **more)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

@@ -108,8 +108,8 @@ class Masked(nn.Module):
         """
         nothing = mean.new_zeros(len(mean), 0)
         seen = Seen(mean[:, None], nothing[..., None], nothing.bool())
-        found = {term.name: term(seen) for term in self.terms}  # type: ignore[union-attr]
-        weighed = [term.weight * found[term.name] for term in self.terms]  # type: ignore
+        found: dict[str, Tensor] = {str(term.name): term(seen) for term in self.terms}
+        weighed = [term.weight * found[str(term.name)] for term in self.terms]  # type: ignore
         return torch.stack([prediction, *weighed]).sum(), {k: v.detach() for k, v in found.items()}
 
     def filled(self, pixels: Tensor, hidden: Tensor, *, kind: int = 0) -> Tensor:

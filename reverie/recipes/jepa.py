@@ -33,7 +33,7 @@ from reverie.models.jepa import (
     VICREG_TEMPORAL,
     Terms,
 )
-from reverie.models.leaping import State
+from reverie.models.leaping import Leaping, State
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
 from reverie.planners.goal_objectives import Every
@@ -46,7 +46,7 @@ EPISODES = 400  # of 50 steps
 BATCH = 128
 JUDGED = 100  # tasks
 
-Measure = Callable[[JEPA, Tensor], Objective]  # (model, goals (B, D)) -> what plans maximise
+Measure = Callable[[Leaping, Tensor], Objective]  # (model, goals (B, D)) -> what plans maximise
 
 
 def lewm(*, seed: int = 0, door: str = "fixed", updates: int = 700, device: str = "cpu") -> Run:
@@ -92,7 +92,7 @@ def two_rooms(school: str, name: str, terms: Terms, arguments: dict[str, Any]) -
 
     def stages(folder: Path) -> tuple[Stage, ...]:
         return (
-            Stage("collect", prepare=partial(_collect, folder / "data", door, seed)),
+            Stage("collect", prepare=partial(wander, folder / "data", door, seed)),
             Stage(
                 "model",
                 updates,
@@ -101,7 +101,7 @@ def two_rooms(school: str, name: str, terms: Terms, arguments: dict[str, Any]) -
             ),
             Stage(
                 "judge",
-                finish=lambda progress: _judged(
+                finish=lambda progress: judged(
                     folder, {"planner": agent, **baselines}, world, progress
                 ),
             ),
@@ -134,7 +134,7 @@ def world_of(door: str, num_envs: int, seed: int, *, task: str = "any") -> Vecto
     return TwoRooms(num_envs, observe=observe, door=door, task=task, seed=seed)
 
 
-def closest(model: JEPA, goal: Tensor) -> Objective:
+def closest(model: Leaping, goal: Tensor) -> Objective:
     """The best step of a plan by the model's own distance.
 
     Args:
@@ -144,26 +144,29 @@ def closest(model: JEPA, goal: Tensor) -> Objective:
     return GoalDistance(model.heads, goal, over="best")
 
 
-def planning(model: JEPA, measure: Measure = closest, *, horizon: int = 10) -> PlanAgent[State]:
+def planning(
+    model: Leaping, measure: Measure = closest, *, horizon: int = 10, planner: CEM | None = None
+) -> PlanAgent[State]:
     """CEM in blocks of held actions towards the picture of a goal; replans after each block.
 
     Args:
         model: plans and says how far.
         measure: what plans maximise.
         horizon: blocks.
+        planner: another one, that holds each action for a block; None: the usual one.
     """
-    block = model.config.block
+    block = model.window.block
 
     def aim(obs: dict[str, Tensor], state: State) -> Objective:
         del state
         return Every(block, measure(model, goal_of(model, {"image": obs["goal"]})))
 
-    planner = CEM(horizon=horizon, samples=96, iterations=5, elites=12, std=1.0, repeat=block)
-    return PlanAgent(model, planner, aim=aim, replan=block)
+    usual = CEM(horizon=horizon, samples=96, iterations=5, elites=12, std=1.0, repeat=block)
+    return PlanAgent(model, planner or usual, aim=aim, replan=block)
 
 
 @torch.no_grad()
-def embeddings(model: JEPA, store: Store) -> tuple[Tensor, Tensor]:
+def embeddings(model: Leaping, store: Store) -> tuple[Tensor, Tensor]:
     """What distances are made from: the frozen embeddings of all that was recorded.
 
     Args:
@@ -179,7 +182,16 @@ def embeddings(model: JEPA, store: Store) -> tuple[Tensor, Tensor]:
     return torch.cat(z), ~first[1:].to(model.device)
 
 
-def _collect(path: Path, door: str, seed: int, progress: Progress) -> None:
+def wander(path: Path, door: str, seed: int, progress: Progress) -> None:
+    """Fill a store with a drift through the rooms.
+
+    Args:
+        path: of the store.
+        door: "fixed" or "random".
+        seed: of everything.
+        progress: shows a bar.
+    """
+
     def make(seed: int) -> VectorEnv:
         return TwoRooms(64, observe=("image", "vector"), door=door, seed=seed)
 
@@ -201,7 +213,15 @@ def _sampler(model: JEPA, path: Path, seed: int) -> Sampler:
     )
 
 
-def _judged(folder: Path, agents: Any, world: Any, progress: Progress) -> dict[str, float]:
+def judged(folder: Path, agents: Any, world: Any, progress: Progress) -> dict[str, float]:
+    """Success of each agent on the same tasks.
+
+    Args:
+        folder: of the run.
+        agents: by name, the one that is judged first.
+        world: (num_envs, seed) -> worlds.
+        progress: shows a bar.
+    """
     scores = judge(
         folder,
         agents,
