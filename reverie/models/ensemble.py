@@ -29,32 +29,21 @@ from torch import Tensor, nn
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import Part, WorldModel
 from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, Space, check_batch
+from reverie.models.known import ENDS, REWARDS
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.members import Members
 from reverie.nn.scale import Scale
 
-Reward = Callable[[Tensor, Tensor, Tensor], Tensor]  # (o (N, D), a, o' (N, D)) -> (N,)
-Ends = Callable[[Tensor], Tensor]  # o' (N, D) -> (N,) bool: the world has ended
 Propagation = Callable[[Tensor, Tensor], Tensor]  # (member so far or -1, one drawn) -> member
 _LOWER, _UPPER = -10.0, 0.5  # of the log-variance of normalised targets, at first
 
 
-def ts_infinity(kept: Tensor, drawn: Tensor) -> Tensor:
-    """A trajectory stays with the member that began it: what is not known stays not known.
-
-    Args:
-        kept: (N,) int64 the members so far; -1: none yet.
-        drawn: (N,) int64.
-
-    Source: Chua et al. 2018, section 4.2, TS-infinity.
-    """
-    return torch.where(kept < 0, drawn, kept)
-
-
-def ts_one(kept: Tensor, drawn: Tensor) -> Tensor:
-    """Another member each step. See `ts_infinity`."""
-    del kept
-    return drawn
+# Chua et al. 2018, section 4.2: a trajectory stays with the member that began it, so that what is
+# not known stays not known; or another member each step.
+PROPAGATIONS: dict[str, Propagation] = {
+    "ts_infinity": lambda kept, drawn: torch.where(kept < 0, drawn, kept),
+    "ts_one": lambda kept, drawn: drawn,
+}
 
 
 @dataclass(frozen=True)
@@ -65,9 +54,9 @@ class EnsembleConfig:
     elites: int = 5  # of them foretell: those that erred least on held-out data
     layers: int = 4
     units: int = 200
-    propagation: Propagation = ts_infinity
-    reward: Reward | None = None  # None: learned
-    ends: Ends | Literal["learned"] | None = "learned"  # None: the world never ends
+    propagation: str = "ts_infinity"  # how a trajectory keeps its member: see `PROPAGATIONS`
+    reward: str = "learned"  # or a function of `known.REWARDS`
+    ends: str | None = "learned"  # or a function of `known.ENDS`; None: the world never ends
     lr: float = 1e-3
     weight_decay: float = 3e-5
     penalty: float = 0.01  # weight of the distance between the bounds of the log-variance
@@ -80,8 +69,15 @@ class EnsembleConfig:
                 f"An ensemble needs 1 <= elites <= members, layers and units, but has "
                 f"{self.elites} elites of {self.members}, {self.layers} layers, {self.units} units."
             )
-        if self.precision not in ("float32", "bf16"):
-            raise BadConfig(f"precision is {self.precision!r}. Choose 'float32' or 'bf16'.")
+        choices = {
+            "propagation": [*PROPAGATIONS],
+            "reward": ["learned", *REWARDS],
+            "ends": ["learned", None, *ENDS],
+            "precision": ["float32", "bf16"],
+        }
+        for name, some in choices.items():
+            if getattr(self, name) not in some:
+                raise BadConfig(f"EnsembleConfig.{name} is {getattr(self, name)!r}, not in {some}.")
 
 
 class State(NamedTuple):
@@ -141,7 +137,7 @@ class Ensemble(WorldModel[State]):
         self.observations = {"vector": space}  # type: ignore[assignment]
         self.size = space.shape[0]  # D
         acts = actions.n if isinstance(actions, Discrete) else math.prod(actions.shape)
-        outputs = self.size + (config.reward is None)  # O
+        outputs = self.size + (config.reward == "learned")  # O
         self.inputs, self.targets = Scale(self.size + acts), Scale(outputs)
         self.net = Members(
             *(config.members, self.size + acts, 2 * outputs),
@@ -192,14 +188,15 @@ class Ensemble(WorldModel[State]):
             unit = torch.rand(rows, generator=generator, device=state.x.device)
             rank = torch.minimum((unit * self.trusted).long(), self.trusted - 1)
             noise = torch.randn(state.x.shape, generator=generator, device=state.x.device)
-            z = Z(config.propagation(state.member, self.elites[rank]), noise)
+            keep = PROPAGATIONS[config.propagation]
+            z = Z(keep(state.member, self.elites[rank]), noise)
         with torch.autocast(state.x.device.type, torch.bfloat16, config.precision == "bf16"):
             raw = self.net.of(self._read(state.x, action), z.member)
         mean, log_var = self.said(raw)
         spread = self.targets.std[: self.size] * (0.5 * log_var[:, : self.size]).exp()
         mean = self.targets.back(mean)
         after = state.x + mean[:, : self.size] + self.temperature * spread * z.noise  # type: ignore
-        reward = mean[:, -1] if config.reward is None else torch.zeros_like(mean[:, 0])
+        reward = mean[:, -1] if config.reward == "learned" else torch.zeros_like(mean[:, 0])
         return State(after, z.member, reward)
 
     @property
@@ -218,8 +215,8 @@ class Ensemble(WorldModel[State]):
 
     def reward(self, before: State, action: Tensor, after: State) -> Tensor:
         """(B,) known, or as foretold with the state, or the members' mean where it was seen."""
-        if self.config.reward is not None:
-            return self.config.reward(before.x, action, after.x)
+        if self.config.reward != "learned":
+            return REWARDS[self.config.reward](before.x, action, after.x)
         seen = after.member < 0
         if not seen.any():  # waits for the device, and saves the network
             return after.reward
@@ -229,7 +226,7 @@ class Ensemble(WorldModel[State]):
     def cont(self, after: State) -> Tensor:
         """(B,) that the episode goes on."""
         if self.ending is None:
-            return (~self.config.ends(after.x)).float()  # type: ignore[operator, misc]
+            return (~ENDS[self.config.ends](after.x)).float()  # type: ignore[index]
         return (-self.ending(self._near(after.x))[:, 0]).sigmoid()
 
     def uncertainty(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,7 +288,7 @@ class Ensemble(WorldModel[State]):
     def raw(self, steps: Transitions) -> tuple[Tensor, Tensor]:
         """Inputs (N, D + A) and targets (N, O) of steps, in the world's own units."""
         target = [steps.after - steps.before]
-        if self.config.reward is None:
+        if self.config.reward == "learned":
             target.append(steps.reward[:, None])
         return self._rows(steps.before, steps.action), torch.cat(target, 1)
 
@@ -394,6 +391,6 @@ class School(NamedTuple):
 SCHOOLS: dict[str, School] = {
     "pets": School(PETS, EnsembleConfig()),
     "mbpo": School(
-        MBPO, EnsembleConfig(members=7, elites=5, propagation=ts_one, weight_decay=1e-5)
+        MBPO, EnsembleConfig(members=7, elites=5, propagation="ts_one", weight_decay=1e-5)
     ),
 }

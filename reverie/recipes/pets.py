@@ -21,9 +21,9 @@ import torch
 from reverie.core.errors import BadConfig
 from reverie.core.types import Discrete
 from reverie.data.store import Store
-from reverie.envs.known import Known, known
 from reverie.models.ensemble import SCHOOLS, Ensemble, EnsembleConfig, Transitions
 from reverie.models.ensemble_fit import Fit, FitConfig
+from reverie.models.known import REWARDS, ends_of
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
 from reverie.planners.objective import Return
@@ -57,7 +57,7 @@ def pets(
     action_repeat: int | None = None,
     time_limit: int | None = None,
     reward: Rewards = "learned",
-    epochs: int = 25,
+    epochs: int = 50,
     evaluate_every: int = 1_000_000,
     episodes: int = 10,
     precision: Literal["float32", "bf16"] = "float32",
@@ -117,18 +117,16 @@ def ensemble_of(name: str, arguments: dict[str, Any], **sizes: Any) -> Ensemble:
     Raises:
         BadConfig: if a reward is to be known that is not.
     """
-    facts = known(arguments["env"])
-    said = facts or Known()
-    if arguments["reward"] == "known" and said.reward is None:
-        raise BadConfig(
-            f"The reward of {arguments['env']} was asked for as a known function, but there is "
-            "none. Leave reward out: it is learned."
-        )
+    world, reward = arguments["env"], "learned"
+    if arguments["reward"] == "known":
+        reward = world
+        if world not in REWARDS:
+            raise BadConfig(
+                f"The reward of {world} was asked for as a known function, but there is none. "
+                "Leave reward out: it is learned."
+            )
     given: EnsembleConfig = replace(
-        SCHOOLS[name].config,
-        reward=said.reward if arguments["reward"] == "known" else None,
-        ends=said.ends if facts is not None else "learned",
-        **sizes,
+        SCHOOLS[name].config, reward=reward, ends=ends_of(world), **sizes
     )
     spaces = spaces_of({**arguments, "observe": "vector", "data": None})
     device = usable(arguments["device"])

@@ -1,23 +1,20 @@
 """What is known of some worlds beforehand: their rewards and endings as functions of vectors.
 
-PETS plans with rewards that are given, MBPO with endings that are given; what is not in the table
-is learned. Angles and limits are those of Gymnasium's and dm_control's sources. Imports torch.
+PETS plans with rewards that are given, MBPO with endings that are given; what is not in the tables
+is learned. Put your own function into `REWARDS` or `ENDS` and name it in an `EnsembleConfig`:
+configs hold names, so that a checkpoint never holds code. Angles and limits are those of
+Gymnasium's sources. Imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class Known(NamedTuple):
-    """Functions of observations (N, D) and actions (N, A) in [-1, 1]."""
-
-    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # (o, a, o') -> (N,)
-    ends: Callable[[Tensor], Tensor] | None = None  # (o') -> (N,) bool; None: it never does
+Reward = Callable[[Tensor, Tensor, Tensor], Tensor]  # (o (N, D), a (N, A), o' (N, D)) -> (N,)
+Ends = Callable[[Tensor], Tensor]  # o' (N, D) -> (N,) bool: the world has ended
 
 
 def pendulum_reward(before: Tensor, action: Tensor, after: Tensor) -> Tensor:
@@ -43,19 +40,21 @@ def cartpole_ends(after: Tensor) -> Tensor:
     return (after[:, 0].abs() > 2.4) | (after[:, 2].abs() > 12 * torch.pi / 180)
 
 
-KNOWN: dict[str, Known] = {
-    "Pendulum-v1": Known(reward=pendulum_reward),
-    "CartPole-v1": Known(ends=cartpole_ends),
-    "HalfCheetah-v5": Known(),
-    "Hopper-v5": Known(ends=hopper_ends),
-    "InvertedPendulum-v5": Known(ends=inverted_pendulum_ends),
+REWARDS: dict[str, Reward] = {"Pendulum-v1": pendulum_reward}
+ENDS: dict[str, Ends] = {
+    "CartPole-v1": cartpole_ends,
+    "Hopper-v5": hopper_ends,
+    "InvertedPendulum-v5": inverted_pendulum_ends,
 }
+_ENDLESS = ("Pendulum-v1", "HalfCheetah-v5")
 
 
-def known(name: str) -> Known | None:
-    """What is known of a world; None: nothing.
+def ends_of(world: str) -> str | None:
+    """What an `EnsembleConfig` says of a world's endings: a name, None (never), or "learned".
 
     Args:
-        name: as `envs.make` takes it; tasks of dm_control ('dmc/...') end by the clock alone.
+        world: as `envs.make` takes it; dm_control's tasks ('dmc/...') end by the clock alone.
     """
-    return Known() if name.startswith("dmc/") else KNOWN.get(name)
+    if world in ENDS:
+        return world
+    return None if world in _ENDLESS or world.startswith("dmc/") else "learned"
