@@ -66,9 +66,7 @@ class OwnFrames(FrozenEncoder):
     def forward(self, image: Tensor) -> Tensor:
         """See `FrozenEncoder`."""
         clip = image[:, None].expand(-1, self.model.config.tubelet, -1, -1, -1)
-        pixels = cut(clip, Grid(1, *self.grid))
-        where = torch.arange(self.patches, device=image.device).expand(len(image), -1)
-        return self.model.masked.target(pixels, where=where).float()
+        return self.model.masked.alone(cut(clip, Grid(1, *self.grid)))
 
 
 class TransformersFrames(FrozenEncoder):

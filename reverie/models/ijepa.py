@@ -168,11 +168,10 @@ class IJEPA(WorldModel[State]):
         question = question.to(pixels.device)
         wanted = self.masked.targets(pixels)
         told = self.masked.told(pixels, question)
-        prediction = F.smooth_l1_loss(told.features, at(wanted, question.asked))
-        total, terms = self.masked.regulated(prediction, told.mean)
+        prediction = F.smooth_l1_loss(told, at(wanted, question.asked))
         seen = wanted.view(len(frames), -1, wanted.shape[-1])
         found = signs(seen, self.grid, batch.mask.all(1))
-        return Loss(total, {"prediction": prediction.detach(), **terms, **found})
+        return Loss(prediction, {"prediction": prediction.detach(), **found})
 
 
 def picture(observations: dict[str, Space], who: str) -> Box:

@@ -181,16 +181,14 @@ class VJEPA(WorldModel[State]):
         clips, valid = self._clips(batch)
         pixels = cut(clips, self.grid)
         wanted = self.masked.targets(pixels)
-        found, means = {}, []
+        found = {}
         for kind, (name, question) in enumerate(self._questions(clips).items()):
-            told, mean = self.masked.told(pixels, question, kind=kind)
+            told = self.masked.told(pixels, question, kind=kind)
             error = (told - at(wanted, question.asked)).abs().mean((1, 2))
             found[name] = masked_mean(error, valid)
-            means.append(mean)
-        prediction = torch.stack(list(found.values())).mean()
-        total, terms = self.masked.regulated(prediction, torch.stack(means).mean(0))
+        total = torch.stack(list(found.values())).mean()
         errors = {name: x.detach() for name, x in found.items()}
-        return Loss(total, {**errors, **terms, **signs(wanted, self.grid, valid)})
+        return Loss(total, {**errors, **signs(wanted, self.grid, valid)})
 
     def _questions(self, clips: Tensor) -> dict[str, Asked]:
         """One of each kind, in the order of the kinds."""

@@ -10,15 +10,16 @@ Letters: as in `nn/vit.py`; C kinds of questions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nn.anticollapse import Covariance, EMATarget, Seen, Variance, alarms
+from reverie.nn.anticollapse import EMATarget, Seen, alarms
 from reverie.nn.blockmask import Asked
 from reverie.nn.vit import Grid, MaskedPredictor, ViT, take
+
+_FOLLOW = 0.02  # share of a batch in the running mean
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,15 @@ class MaskedConfig:
     predictor_heads: int = 3
     momentum: float = 0.996  # of the slow copy at first; it rises on a line
     momentum_updates: int = 100_000  # after which it is 1, and the copy stands still
-    variance: float = 0.0  # weights of VICReg's terms on the mean of what is shown; the papers
-    covariance: float = 0.0  # have none: see `Masked.regulated`
-
-
-class Told(NamedTuple):
-    """What a question came to."""
-
-    features: Tensor  # (B, M, D) or (B, N, M, D) at the places asked for
-    mean: Tensor  # (B, D) of the tokens that were shown
+    centred: bool = False  # what all clips have in common at a place is no target: see `Masked`
 
 
 class Masked(nn.Module):
     """Encoder, predictor and slow copy.
+
+    Small pictures hold little that one part tells of another, and a small network soon finds
+    features that tell the place and nothing else: predicted perfectly, and empty. Centred targets
+    are the mend: a running mean over clips is taken off at each place before they are normalised.
 
     Args:
         config: sizes.
@@ -55,6 +52,7 @@ class Masked(nn.Module):
     """
 
     updates: Tensor
+    centre: Tensor  # (P, D)
 
     def __init__(self, config: MaskedConfig, grid: Grid, values: int, *, kinds: int = 1) -> None:
         super().__init__()
@@ -69,15 +67,25 @@ class Masked(nn.Module):
             heads=config.predictor_heads,
             kinds=kinds,
         )
-        self.terms = nn.ModuleList([Variance(config.variance), Covariance(config.covariance)])
         self.target = EMATarget(self.encoder, momentum=config.momentum)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("centre", torch.zeros(grid.size, config.width))
 
     def targets(self, pixels: Tensor) -> Tensor:
         """(B, P, D) float32, normalised: what the slow copy makes of the whole clip (B, P, V)."""
-        return normalised(self.target(pixels))
+        found = self.target(pixels).float()
+        if self.config.centred and self.training:  # as a batch norm's mean follows
+            weight = (1 / (self.updates + 1)).clamp(min=_FOLLOW)
+            self.centre.lerp_(found.mean(0), weight)
+        return normalised(found - self.centre)
 
-    def told(self, pixels: Tensor, question: Asked, *, kind: int = 0) -> Told:
+    def alone(self, pixels: Tensor) -> Tensor:
+        """(B, h w, D) float32, centred, not normalised: the first moment (B, h w, V) by itself."""
+        where = torch.arange(self.grid.area, device=pixels.device).expand(len(pixels), -1)
+        found = self.target(pixels, where=where).float()
+        return found - self.centre[: self.grid.area]
+
+    def told(self, pixels: Tensor, question: Asked, *, kind: int = 0) -> Tensor:
         """The features at the places asked for, from those shown.
 
         Args:
@@ -87,30 +95,12 @@ class Masked(nn.Module):
 
         """
         tokens = self.encoder(pixels, where=question.shown)
-        mean = tokens.float().mean(1)
         if question.asked.dim() == 2:
-            told = self.predictor(tokens, question.shown, question.asked, kind=kind)
-            return Told(told.float(), mean)
+            return self.predictor(tokens, question.shown, question.asked, kind=kind).float()
         blocks = question.asked.shape[1]
         tokens, shown = (x.repeat_interleave(blocks, 0) for x in (tokens, question.shown))
         told = self.predictor(tokens, shown, question.asked.flatten(0, 1), kind=kind)
-        return Told(told.unflatten(0, (-1, blocks)).float(), mean)
-
-    def regulated(self, prediction: Tensor, mean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss with the terms against collapse, and the terms.
-
-        Small pictures hold little that one part tells of another, and a small network soon finds
-        features that tell the place alone: predicted perfectly, and empty.
-
-        Args:
-            prediction: () loss.
-            mean: (B, D) of what was shown.
-        """
-        nothing = mean.new_zeros(len(mean), 0)
-        seen = Seen(mean[:, None], nothing[..., None], nothing.bool())
-        found: dict[str, Tensor] = {str(term.name): term(seen) for term in self.terms}
-        weighed = [term.weight * found[str(term.name)] for term in self.terms]  # type: ignore
-        return torch.stack([prediction, *weighed]).sum(), {k: v.detach() for k, v in found.items()}
+        return told.unflatten(0, (-1, blocks)).float()
 
     def filled(self, pixels: Tensor, hidden: Tensor, *, kind: int = 0) -> Tensor:
         """(B, P, D) the features of all places, from those that are not hidden.

@@ -16,7 +16,7 @@ from torch import Tensor
 from reverie.core import tree
 from reverie.core.errors import BadConfig, ShapeMismatch
 from reverie.core.model import WorldModel, need
-from reverie.core.types import Heads, Rollout
+from reverie.core.types import Heads, Rollout, check_obs
 
 
 class Objective(Protocol):
@@ -106,7 +106,8 @@ class GoalDistance:
         """See `Objective`.
 
         Raises:
-            ShapeMismatch: if there is no whole number of rows for each goal.
+            ShapeMismatch: if there is no whole number of rows for each goal, or a goal is not as
+                wide as the embedding.
         """
         steps = _states(rollout)[1:]
         steps = steps[-1:] if self._over == "last" else steps
@@ -117,8 +118,18 @@ class GoalDistance:
                 "Give one goal an environment."
             )
         goal = self._goal.repeat_interleave(rows // len(self._goal), 0)
-        distance = torch.stack([(self._embed(s) - goal).norm(dim=-1) for s in steps])
+        distance = torch.stack([_gap(self._embed(s), goal).norm(dim=-1) for s in steps])
         return -(distance.amin(0) if self._over == "best" else distance.sum(0))
+
+
+def _gap(z: Tensor, goal: Tensor) -> Tensor:
+    """(R, D) from the goals to embeddings."""
+    if z.shape != goal.shape:
+        raise ShapeMismatch(
+            f"GoalDistance holds goals of {goal.shape[-1]} numbers, but the model's embeddings "
+            f"have {z.shape[-1]}. Make the goals with goal_of and the same model."
+        )
+    return z - goal
 
 
 def goal_of(
@@ -136,8 +147,10 @@ def goal_of(
 
     Raises:
         MissingHead: if there is no embedding.
+        SpaceMismatch: if a goal is of another shape than what the model reads.
     """
     (embed,) = need(model.heads, "embed", what="goal_of")
+    check_obs(obs, model.observations, (len(next(iter(obs.values()))),))
     with torch.no_grad():
         return embed(model.observe(None, None, model.encode(obs), generator=generator))
 
@@ -158,6 +171,28 @@ class ActionCost:
         actions = _given(rollout).float().flatten(2)
         cost = self._size * actions.square().sum((1, 2))
         return -(cost + self._change * actions.diff(dim=1).square().sum((1, 2)))
+
+
+class Doubt:
+    """Minus what is not known along a trajectory, summed over its steps.
+
+    With a weight in a `Sum` it keeps plans where the model has seen something; with a negative
+    weight it sends them where it has not.
+
+    Args:
+        heads: `epistemic`.
+
+    Raises:
+        MissingHead: if the model cannot tell what it does not know.
+    """
+
+    def __init__(self, heads: Heads) -> None:
+        (self._epistemic,) = need(heads, "epistemic", what="Doubt")
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """See `Objective`."""
+        pairs = zip(_states(rollout), _actions(rollout), strict=False)
+        return -torch.stack([self._epistemic(s, a) for s, a in pairs]).sum(0)
 
 
 class Sum:

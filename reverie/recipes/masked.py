@@ -46,8 +46,7 @@ NETWORKS = MaskedConfig(
     *(64, 3, 2, 32, 2, 2),
     momentum=0.99,
     momentum_updates=5000,
-    variance=0.5,
-    covariance=5.0,
+    centred=True,
 )
 PICTURES = IJEPAConfig(networks=NETWORKS)
 CLIPS = VJEPAConfig(patch=8, least=2, networks=NETWORKS)
