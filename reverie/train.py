@@ -280,7 +280,7 @@ class _Session:
         if batch is not None:
             path = self.folder / f"nonfinite_{self.stage.name}_{update}.safetensors"
             checkpoint.write_tree(path, batch._asdict())
-            said = f"Its batch is in {path}"
+            said = f"Its batch is in {path}{_blamed(batch)}"
         good = checkpoint.checkpoints(self.checkpoints)[-1]
         raise NonFinite(
             f"Stage '{self.stage.name}' asks for finite numbers, but {name} is {value} at update "
@@ -324,6 +324,17 @@ class _Interrupts:
             raise KeyboardInterrupt
         self._pending = True
         _log.warning("Stopping after this step; press Ctrl-C again to stop at once.")
+
+
+def _blamed(batch: Any) -> str:
+    """Which fields of a batch are at fault, as the rest of a sentence; empty if none is."""
+    flat: dict[str, Any] = {}
+    for name, value in batch._asdict().items():
+        many = value if isinstance(value, Mapping) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): x for key, x in many.items()}
+    tensors = {k: x for k, x in flat.items() if isinstance(x, torch.Tensor)}
+    broken = [k for k, x in tensors.items() if not torch.isfinite(x).all()]
+    return f", whose {', '.join(broken)} holds NaN or infinity" if broken else ""
 
 
 @contextmanager

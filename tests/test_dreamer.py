@@ -125,10 +125,16 @@ def test_a_behavior_is_trained_in_a_frozen_models_dreams(finished, tmp_path):
     assert recipe("dreamer_v3")(**run.config).config == run.config
 
 
-def test_a_frozen_model_of_another_size_is_one_sentence(finished):
-    options = {**QUICK, **WORLDS["dreamer_v3"], "frozen": str(finished), "size": "1M"}
-    with pytest.raises(BadCheckpoint, match="model"):
-        recipe("dreamer_v3")(**options)
+def test_a_model_that_learned_without_a_world_can_be_frozen_too(finished, tmp_path):
+    train(
+        recipe("dreamer_v3")(**QUICK, data=str(finished / "data")),
+        tmp_path / "offline",
+        progress=Silent(),
+    )
+    run = recipe("dreamer_v3")(**QUICK, frozen=str(tmp_path / "offline"), seed=5)
+    assert run.world is None
+    train(run, tmp_path / "dreamt", progress=Silent())
+    assert any("actor/total" in row for row in rows(tmp_path / "dreamt"))
 
 
 def test_what_a_recipe_cannot_use_is_refused():

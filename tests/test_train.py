@@ -346,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_all_that_helps(tmp_path):
     bad = tmp_path / "nonfinite_vision_8.safetensors"
     assert str(caught.value).startswith(
         "Stage 'vision' asks for finite numbers, but vision/total is nan at update 8. Its batch is "
-        f"in {bad}; the last good checkpoint is {kept}."
+        f"in {bad}, whose obs.vector holds NaN or infinity; the last good checkpoint is {kept}."
     )
     saved = checkpoint.load(tmp_path / "checkpoint")
     assert saved["update"] == 7

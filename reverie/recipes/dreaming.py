@@ -23,7 +23,7 @@ from reverie import envs
 from reverie.agent import Agent, PolicyAgent, RandomAgent
 from reverie.behaviors.actor_critic import ActorCritic, ActorCriticConfig
 from reverie.checkpoint import load_weights
-from reverie.core.errors import BadConfig
+from reverie.core.errors import BadCheckpoint, BadConfig
 from reverie.core.model import Part, WorldModel
 from reverie.core.types import Act, Batch, Box, Discrete, Loss, Space
 from reverie.data.collect import collect
@@ -100,15 +100,23 @@ def spaces_of(arguments: Mapping[str, Any]) -> tuple[dict[str, Space], Space | N
     Raises:
         SpaceMismatch: if data and world do not fit together.
     """
-    name = arguments["env"]
-    if arguments["data"] is None:
+    name, data = arguments["env"], _data(arguments)
+    if data is None:
         with closing(_world(arguments, 1, 0)) as env:
             return envs.spaces(env)
-    with open_data(arguments["data"]) as store:
+    with open_data(data) as store:
         if name is not None:
             with closing(_world(arguments, 1, 0)) as env:
                 check_spaces(store, *envs.spaces(env), name)
         return store.observations, store.actions
+
+
+def _data(arguments: Mapping[str, Any]) -> str | None:
+    """What to learn from: what was named, or what the frozen run learned from."""
+    frozen = arguments.get("frozen")
+    if arguments["data"] is not None or not frozen:
+        return arguments["data"]
+    return describe(frozen)["config"].get("data") or str(Path(frozen) / "data")
 
 
 def modelled(name: str, config: RSSMConfig, arguments: Mapping[str, Any]) -> RSSM:
@@ -140,14 +148,26 @@ def dreaming(
         arguments: of the recipe.
     """
     frozen = arguments["frozen"]
-    if frozen is not None and arguments["data"] is None:
-        arguments = {**arguments, "data": str(Path(frozen) / "data")}
+    if frozen is not None:
+        _check_frozen(name, arguments)
+        arguments = {**arguments, "data": _data(arguments)}
     model = modelled(name, config, arguments)
     if frozen is not None:
         load_weights(Path(frozen), model=model)
     actor_critic = ActorCritic(model, behavior).to(model.device)
     agent = PolicyAgent(model, actor_critic.policy, explore=actor_critic.explore)
     return Setup(name, model, actor_critic, agent, arguments)
+
+
+def _check_frozen(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse the run of another school or size before a model of the wrong one is built."""
+    found, asked = describe(arguments["frozen"]), arguments["size"]
+    size = found["config"].get("size")
+    if (found["name"], size) != (name, asked):
+        raise BadCheckpoint(
+            f"{arguments['frozen']} is a run of {found['name']} of size {size}, but {name} of size "
+            f"{asked} was asked for. Ask for {found['name']} with --size {size}."
+        )
 
 
 class NoisyPlans:
