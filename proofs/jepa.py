@@ -188,10 +188,10 @@ def two_rooms(seeds: list[int], runs: Path, updates: int) -> None:
                 rings[f"{arm}, seed {seed}"] = {**found, "ringing": list(ringing(found, 64))}
         cross = [found["cross"] for found in arms[name]]
         same = [found["same"] for found in arms[name]]
-        value = _over_seeds(cross)
+        value = over_seeds(cross)
         picture = f"{claim}.png"
         table = {arm: [rates(found) for found in each] for arm, each in arms.items()}
-        _draw(RESULTS / picture, table, others)
+        draw(RESULTS / picture, table, others)
         evidence.record(
             claim,
             what="Success in reaching a place on a picture behind the wall (fixed door), by CEM in "
@@ -238,9 +238,9 @@ def ablations(seeds: list[int], runs: Path, updates: int) -> None:
         facts[f"alarms without a term, seed {seed}"] = {**found, "ringing": [*ringing(found, 64)]}
         for name, agent in agents.items():
             table.setdefault(name, []).append(played(agent, "fixed"))
-    best = _over_seeds([found["cross"] for found in table["lewm, short plans, landmark graph"]])
+    best = over_seeds([found["cross"] for found in table["lewm, short plans, landmark graph"]])
     by_arm = {arm: [rates(found) for found in each] for arm, each in table.items()}
-    _draw(RESULTS / "two_rooms_ablations.png", by_arm, {"fixed": others})
+    draw(RESULTS / "two_rooms_ablations.png", by_arm, {"fixed": others})
     baselines = {f"{a}": float(np.mean([f["cross"] for f in each])) for a, each in table.items()}
     evidence.record(
         "two_rooms_ablations",
@@ -263,14 +263,14 @@ def ablations(seeds: list[int], runs: Path, updates: int) -> None:
     )
 
 
-def _over_seeds(wins: list[list[bool]]) -> Interval:
+def over_seeds(wins: list[list[bool]]) -> Interval:
     """Over seeds and tasks; Wilson's where there is one seed."""
     if len(wins) < 2:
         return wilson(sum(wins[0]), len(wins[0]))
     return seeds_interval([np.array(each, float) for each in wins])
 
 
-def _draw(path: Path, arms: dict[str, list[dict]], others: dict[str, dict[str, dict]]) -> None:
+def draw(path: Path, arms: dict[str, list[dict]], others: dict[str, dict[str, dict]]) -> None:
     """Success of every arm and seed, same room and cross, with Wilson's intervals."""
     rows = [(arm, found) for arm, each in arms.items() for found in each]
     rows += [(f"{who}, {door} door", f) for door, e in others.items() for who, f in e.items()]
