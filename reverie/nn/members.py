@@ -41,6 +41,8 @@ class Members(nn.Module):
         self.members, self._activation = members, _ACTIVATIONS[activation]
         self.weights = nn.ParameterList(torch.empty(members, i, o) for i, o in sizes)
         self.biases = nn.ParameterList(torch.zeros(members, 1, o) for _, o in sizes)
+        # Lists of parameters are slow to walk through: the same ones, as a tuple of pairs.
+        self._layers = tuple(zip(self.weights, self.biases, strict=True))
         for weight, (fan, _) in zip(self.weights, sizes, strict=True):
             initialise(weight, fan, 0.5)
 
@@ -48,8 +50,8 @@ class Members(nn.Module):
         """(E, N, outputs) of rows (E, N, inputs), or of (N, inputs) for every member alike."""
         if x.dim() == 2:
             x = x.expand(self.members, -1, -1)
-        last = len(self.weights) - 1
-        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        last = len(self._layers) - 1
+        for k, (weight, bias) in enumerate(self._layers):
             x = torch.baddbmm(bias, x, weight)
             if k < last:
                 x = self._activation(x)
