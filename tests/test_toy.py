@@ -372,6 +372,28 @@ def test_two_rooms_steps_and_renders_tens_of_thousands_a_second():
     assert 1000 / min(times) > 30_000  # 300,000 on an idle core
 
 
+# -- sprites -------------------------------------------------------------------------------------
+
+
+def test_shapes_fly_straight_and_the_rim_mirrors_them():
+    place, velocity = np.array([[25.5, 10.0]]), np.array([[1.0, -0.5]])
+    place, velocity = rules.bounce(np, place, velocity)  # to 26.5, mirrored at 26
+    assert place.tolist() == [[25.5, 9.5]] and velocity.tolist() == [[-1.0, -0.5]]
+    place, velocity = rules.bounce(np, place, velocity)
+    assert place.tolist() == [[24.5, 9.0]]
+
+
+def test_shapes_are_equal_in_area_and_stand_out_in_every_channel():
+    cover = rules.draw_shape(np, np.full((4, 2), 16.0), np.arange(4))
+    np.testing.assert_allclose(cover.sum((1, 2)), 78, atol=2)  # brightness does not tell them
+    centre = (cover * (np.arange(32) + 0.5)).sum((1, 2)) / cover.sum((1, 2))
+    np.testing.assert_allclose(centre, 16)
+    colour, ground = rules.draw_colours(np.random.default_rng(0), 500)
+    away = np.minimum(abs(colour - 108), abs(colour - 148))
+    assert away.min() > 60 and 0.4 < (colour > 128).mean() < 0.6
+    assert ground.min() >= 108 and ground.max() <= 148
+
+
 # -- bandit and lottery --------------------------------------------------------------------------
 
 

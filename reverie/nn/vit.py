@@ -275,7 +275,7 @@ class Sketch(nn.Module):
 
     along: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int = 256) -> None:
+    def __init__(self, inputs: int, outputs: int = 128) -> None:
         super().__init__()
         along = None
         if inputs > outputs:
