@@ -68,6 +68,13 @@ class State(NamedTuple):
     z: Tensor  # (B, Z), drawn
 
 
+class Begun(NamedTuple):
+    """What led to a segment's first observation; zeros where nothing is known of it."""
+
+    state: State  # (B, ...) before
+    action: Tensor  # (B, A) as `RSSM.acted` gives it
+
+
 class Encoder(nn.Module):
     """All modalities to one vector: pictures by convolutions, vectors by one MLP.
 
@@ -224,7 +231,7 @@ class RSSM(WorldModel[State]):
             state = self._blank(h)
             moved = h.new_zeros(len(h), self._acted)
         else:
-            moved = self._vector(action)
+            moved = self.acted(action)
             if first is not None:
                 keep = (~first).unsqueeze(-1)
                 state = State(state.memory * keep, state.z * keep)
@@ -245,7 +252,7 @@ class RSSM(WorldModel[State]):
         """Move the memory, then draw z from the prior; `z` is the noise of that draw (B, ...)."""
         if action is None:
             raise SpaceMismatch(f"{self.card.title} predicts under actions, but action is None.")
-        memory = self.recurrence.step(*state, self.recurrence.project(self._vector(action)))
+        memory = self.recurrence.step(*state, self.recurrence.project(self.acted(action)))
         raw = self.prior(memory)
         noise = self.design.latent.noise((len(raw),), generator, raw) if z is None else z
         return State(memory, self.design.latent.draw(raw, noise))
@@ -270,10 +277,11 @@ class RSSM(WorldModel[State]):
     def _loss(self, batch: Batch, states: Any) -> Loss:
         """Reconstruction, reward and continuation at every state, and the divergence.
 
-        Reward and continuation are read from the state that a transition leads to.
+        Reward and continuation are read from the state that a transition leads to. Segments
+        begin from nothing, or from the `Begun` that is given as states.
         """
         check_batch(batch, self.observations, self.actions)
-        states, raw = self._infer(batch)
+        states, raw = self._infer(batch, states if isinstance(states, Begun) else None)
         seen = torch.cat([torch.ones_like(batch.mask[:, :1]), batch.mask | batch.first[:, 1:]], 1)
         seen, mask = seen.float(), batch.mask.float()
         flat = {name: batch.obs[name].flatten(0, 1) for name in self.observations}
@@ -299,7 +307,7 @@ class RSSM(WorldModel[State]):
         goes_on = (~terminated).float()
         return F.binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
 
-    def _infer(self, batch: Batch) -> tuple[State, Tensor]:
+    def _infer(self, batch: Batch, begun: Begun | None = None) -> tuple[State, Tensor]:
         """Posterior states (B, T+1, ...) and their raw latents (B, T+1, W).
 
         What does not depend on the memory runs over the whole segment before the loop.
@@ -308,11 +316,12 @@ class RSSM(WorldModel[State]):
         obs = {name: batch.obs[name].flatten(0, 1) for name in self.observations}
         seen = self.posterior.seen(self.encoder(obs)).view(b, steps, -1).unbind(1)
         keep = (~batch.first).unsqueeze(-1).float()
-        action = self._vector(batch.action)  # type: ignore[arg-type]
-        action = torch.cat([torch.zeros_like(action[:, :1]), action], 1) * keep
+        action = self.acted(batch.action)  # type: ignore[arg-type]
+        before = torch.zeros_like(action[:, :1]) if begun is None else begun.action.unsqueeze(1)
+        action = torch.cat([before, action], 1) * keep
         projected = self.recurrence.project(action).unbind(1)
         noise = self.design.latent.noise((b, steps), None, keep).unbind(1)
-        memory, z = self._blank(keep)
+        memory, z = self._blank(keep) if begun is None else begun.state
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for t, on in enumerate(keep.unbind(1)):
             memory = self.recurrence.step(memory * on, z * on, projected[t])
@@ -327,8 +336,8 @@ class RSSM(WorldModel[State]):
         """Width of an action as a vector."""
         return _width(self.actions)
 
-    def _vector(self, action: Tensor) -> Tensor:
-        """(..., A): one-hot, or flat and within [-1, 1]."""
+    def acted(self, action: Tensor) -> Tensor:
+        """Actions as vectors (..., A): one-hot, or flat and within [-1, 1]."""
         if isinstance(self.actions, Discrete):
             return F.one_hot(action, self.actions.n).float()
         flat = action.flatten(action.dim() - len(self.actions.shape))  # type: ignore[union-attr]

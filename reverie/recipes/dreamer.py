@@ -62,7 +62,8 @@ def dreamer_v3(
         env: any name of `reverie.envs.make`; None: that of `frozen`, no world at all if there is
             `data`, else CartPole-v1.
         seed: of everything.
-        size: "small" for two cores, or a paper's size, "1M" to "400M".
+        size: "small" for two cores, or a paper's size, "1M" to "400M"; with those, segments begin
+            from the states in which they were last entered (`recipes/contexts.py`).
         updates: of model, actor and critic together.
         steps_per_update: decisions in the world for each update.
         prefill: random decisions first.
@@ -86,7 +87,7 @@ def dreamer_v3(
     if size not in SIZES:
         raise BadConfig(f"size is '{size}'. Choose 'small' or one of {', '.join(SIZES)}.")
     behavior = replace(V3, units=SIZES[size][-1])
-    return run_of(dreaming("dreamer_v3", sized(size), behavior, arguments))
+    return run_of(dreaming("dreamer_v3", sized(size), behavior, arguments, contexts=True))
 
 
 def dreamer_v2(

@@ -39,6 +39,7 @@ from reverie.models.rssm import RSSM, RSSMConfig
 from reverie.nn.conv import Halving
 from reverie.plan_agent import PlanAgent
 from reverie.progress import Progress
+from reverie.recipes.contexts import Contexts
 from reverie.run import Run, Stage, usable
 from reverie.train import describe
 
@@ -55,6 +56,7 @@ class Setup:
     behavior: Any  # a module with `parts`; None: it plans
     agent: Agent
     arguments: dict[str, Any]  # of the recipe
+    contexts: Contexts | None = None  # None: segments begin from nothing
 
     def __getitem__(self, name: str) -> Any:
         """An argument of the recipe."""
@@ -137,7 +139,12 @@ def modelled(name: str, config: RSSMConfig, arguments: Mapping[str, Any]) -> RSS
 
 
 def dreaming(
-    name: str, config: RSSMConfig, behavior: ActorCriticConfig, arguments: dict[str, Any]
+    name: str,
+    config: RSSMConfig,
+    behavior: ActorCriticConfig,
+    arguments: dict[str, Any],
+    *,
+    contexts: bool = False,
 ) -> Setup:
     """A model and a behavior that dreams in it.
 
@@ -146,6 +153,7 @@ def dreaming(
         config: of the model.
         behavior: how it learns.
         arguments: of the recipe.
+        contexts: whether segments begin from the states last inferred there.
     """
     frozen = arguments["frozen"]
     if frozen is not None:
@@ -156,7 +164,8 @@ def dreaming(
         load_weights(Path(frozen), model=model)
     actor_critic = ActorCritic(model, behavior).to(model.device)
     agent = PolicyAgent(model, actor_critic.policy, explore=actor_critic.explore)
-    return Setup(name, model, actor_critic, agent, arguments)
+    begun = Contexts(model) if contexts else None
+    return Setup(name, model, actor_critic, agent, arguments, begun)
 
 
 def _check_frozen(name: str, arguments: Mapping[str, Any]) -> None:
@@ -264,15 +273,16 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
         growing[:] = [Growing(setup, data)]
         return growing[0]
 
-    def sampler() -> Sampler:
+    def sampler() -> Sampler | Contexts:
         store = growing[0].store if growing else open_data(data)
-        return Sampler(
+        drawn = Sampler(
             *(store, setup["batch"], setup["length"]),
             strategy=Fresh(setup["length"]),
             modalities=tuple(setup.model.observations),
             seed=setup["seed"],
             device=setup.model.device,
         )
+        return drawn if setup.contexts is None else setup.contexts.over(drawn)
 
     def finish(progress: Progress) -> dict[str, float]:
         del progress
@@ -301,6 +311,8 @@ def _stages(setup: Setup, folder: Path) -> tuple[Stage, ...]:
 def _parts(setup: Setup) -> list[Part]:
     """The model's and the behavior's; of a frozen model only what infers states."""
     model = setup.model.parts()
+    if setup.contexts is not None:
+        model = tuple(setup.contexts.around(part) for part in model)
     behavior = [] if setup.behavior is None else [*setup.behavior.parts()]
     if setup.arguments.get("frozen") is None:
         return [*model, *behavior]
