@@ -45,7 +45,9 @@ def norm_mish(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     Source: Ba et al. 2016, eq. 4; Misra 2020, x tanh(softplus(x)).
     """
     if x.device.type == "cpu":
-        return _NormMish.apply(x.float(), gain, bias)  # type: ignore[return-value]
+        if torch.is_grad_enabled():
+            return _NormMish.apply(x.float(), gain, bias)  # type: ignore[return-value]
+        return _computed(x.float().contiguous(), gain, bias)[0]  # a third of the time, if small
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=float(_EPS))
     wide = (gain, bias) if x.dim() == 2 else (gain[:, None], bias[:, None])
     return F.mish(normed * wide[0] + wide[1])
@@ -74,8 +76,7 @@ class _NormMish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         x = x.detach().contiguous()
-        y, stats = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], 2)
-        _norm_mish(_rows(x), _rows(gain), _rows(bias), _rows(stats), _rows(y))
+        y, stats = _computed(x, gain, bias)
         ctx.save_for_backward(x, gain, bias, stats)
         return y
 
@@ -109,9 +110,17 @@ class _Simplex(torch.autograd.Function):
         return dx, None
 
 
+def _computed(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """See `norm_mish`, and the mean and reciprocal deviation (N, 2) of each row."""
+    y, stats = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], 2)
+    _norm_mish(_rows(x), _rows(gain), _rows(bias), _rows(stats), _rows(y))
+    return y, stats
+
+
 def _rows(x: Tensor) -> np.ndarray:
     """The same memory as (rows, W)."""
-    return x.detach().view(-1, x.shape[-1]).numpy()
+    x = x.detach()
+    return x.numpy() if x.dim() == 2 else x.view(-1, x.shape[-1]).numpy()
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
