@@ -33,9 +33,10 @@ def test_boards_are_worlds_as_others_are(name):
         pick, step = AnyLegal(), env.step
 
         def legal_step(actions):
-            if np.shape(actions) != (n,) or env._over.any():
+            seen = env._see()
+            if np.shape(actions) != (n,) or env._over.any() or "legal" not in seen:
                 return step(actions)
-            return step(pick(env._see()))
+            return step(pick(seen))
 
         env.step = legal_step
         return env
@@ -281,3 +282,27 @@ def test_matches_are_counted_from_both_seats():
     one, two = match(env, Perfect(), Perfect(), games=100, seed=0)
     assert one.draws == two.draws == 1.0
     assert one.games == 100
+
+
+# -- the coin --------------------------------------------------------------------------------------
+
+
+def test_a_coin_that_is_played_right_is_worth_less_than_the_safe_choice():
+    """0.7 a round if declined; tossed, seen, and claimed on heads only: 1 half of the time."""
+    env = BOARDS["coin"](2000)
+    obs, _ = env.reset(seed=0)
+    total, faces = np.zeros(2000), []
+    for step in range(6):
+        choosing = obs["vector"][:, 0] == 1
+        assert choosing.all() == (step % 2 == 0)
+        faces.append(obs["vector"][:, 1].mean())
+        action = np.where(choosing | (obs["vector"][:, 1] == 1), 1, 0)
+        obs, reward, over, _, _ = env.step(action)
+        total += reward
+    assert over.all() and total.mean() == pytest.approx(1.5, abs=4 * (0.75 / 2000) ** 0.5)
+    assert faces[1] == pytest.approx(0.5, abs=0.05)
+    env.reset()
+    for _ in range(3):
+        obs, reward, over, _, _ = env.step(np.zeros(2000, dtype=np.int64))
+        assert (reward == 0.7).all()
+    assert over.all()

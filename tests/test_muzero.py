@@ -21,10 +21,11 @@ from reverie.data.store import Store
 from reverie.envs.boards import InARow
 from reverie.models.muzero import Consistency, MuZero, MuZeroConfig, small
 from reverie.models.muzero_nets import Siamese, halved, stretch
+from reverie.models.muzero_stochastic import StochasticConfig, StochasticMuZero
 from reverie.models.search_targets import Goal, n_step, summed, taken, targets
 from reverie.nn.likelihood import UnitGaussian
 from reverie.nn.support import Support, squeeze, unsqueeze
-from reverie.planners.mcts import MCTS
+from reverie.planners.mcts import MCTS, Outcomes
 from reverie.planners.selection import PUCT, Gumbel
 from reverie.progress import Silent
 from reverie.recipes import muzero as recipes
@@ -296,6 +297,71 @@ def test_what_cannot_be_searched_is_refused():
         model.predict(model.observe(None, None, model.encode(obs)), None)
 
 
+# -- chance ----------------------------------------------------------------------------------------
+
+
+def chancy(**changes):
+    thin = MuZeroConfig(latent=8, units=16, unroll=2, reward=Support(3), value=Support(3))
+    config = replace(StochasticConfig(thin, codes=3), **changes)
+    return StochasticMuZero(config, {"vector": Box((1,))}, Discrete(2))
+
+
+def test_codes_come_as_often_as_sigma_says(generator):
+    model = chancy()
+    with torch.no_grad():
+        model.expectation[-1].bias[:3] = torch.tensor([2.0, 0.0, -1.0])
+        state = model.observe(None, None, model.encode({"vector": torch.zeros(4000, 1)}))
+        action = torch.zeros(4000, dtype=torch.int64)
+        likely, codes = model.chances(state, action)
+        drawn = model.predict(state, action, generator=generator).latent
+        for code in range(3):
+            wanted = model.predict(state, action, z=codes[:, code]).latent[:1]
+            share = float((drawn == wanted).all(1).float().mean())
+            p = float(likely[0, code])
+            assert share == pytest.approx(p, abs=4 * (p * (1 - p) / 4000) ** 0.5)
+        entropy = -(likely[0] * likely[0].log()).sum()
+        torch.testing.assert_close(model.heads.aleatoric(state, action)[0], entropy)
+
+
+def test_the_code_is_hard_and_its_gradient_goes_straight_to_who_named_it():
+    model = chancy(chance_weight=0.0, commitment_weight=0.0)
+    found = model.loss(segment([0.0, 1.0, 0.0, 1.0]))
+    assert {"after value", "chance", "commitment"} < set(found.terms)
+    found.total.backward()
+    assert model.names[-1].weight.grad.abs().sum() > 0
+    assert model.looks.join[-1].weight.grad.abs().sum() > 0
+
+
+def test_a_search_meets_every_code():
+    model = chancy()
+    state = model.observe(None, None, model.encode({"vector": torch.zeros(2, 1)}))
+    setup = recipes.stochastic_muzero(env="board/coin", codes=3)
+    chance = setup.agent._search.chance
+    assert chance is not None  # the recipe's search has chance nodes
+    probe = MCTS(PUCT(), 60, chance=lambda s, a: Outcomes(*model.chances(s, a)))
+    trees = probe.search(model, state).tree
+    opened = trees.chance[0, 0]
+    times = trees.times[0, opened[opened >= 0]]
+    met = times[times.sum(1) >= 10]  # of the actions that were tried often
+    assert len(met) and met.shape[1] == 3 and (met > 0).all()
+
+
+def test_chance_needs_two_codes_and_no_consistency():
+    with pytest.raises(BadConfig, match="2 codes or more"):
+        chancy(codes=1)
+
+
+@pytest.mark.slow
+def test_a_toss_is_taken_for_what_it_is_only_with_chance_nodes(tmp_path):
+    returns = {}
+    for name, recipe in (("plain", recipes.muzero), ("chance", recipes.stochastic_muzero)):
+        run = recipe(env="board/coin", evaluate_every=250, episodes=100)
+        train(run, tmp_path / name, progress=Silent())
+        rows = [row for row in results(tmp_path / name) if "evaluate/return" in row]
+        returns[name] = np.mean([row["evaluate/return"] for row in rows[-3:]])
+    assert returns["chance"] > 1.9 and returns["plain"] < 1.7
+
+
 # -- self-play -------------------------------------------------------------------------------------
 
 
@@ -424,9 +490,9 @@ def test_games_are_collected_until_there_are_so_many_steps(tmp_path):
     arguments = recipes.filled(
         {"env": "board/tic_tac_toe", "search": "gumbel", "seed": 0, "time_limit": None}
         | {"prefill": 50, "num_envs": 4, "simulations": 2, "steps_per_update": 3.0}
-        | {"reanalyse": 0.0, "consistency": 0.0, "symmetries": True, "device": "cpu"}
+        | {"play": 2, "reanalyse": 0.0, "consistency": 0.0, "symmetries": True, "device": "cpu"}
     )
-    setup = recipes.setup_of("muzero", arguments)
+    setup = recipes.setup_of(arguments)
     growing = Growing(setup, tmp_path / "data")
     growing.collect(0)
     assert 50 <= growing.store.steps < 50 + 4 * 9 and len(growing.store) % 4 == 0

@@ -39,6 +39,7 @@ _PATHS: dict[str, dict[str, str]] = {
         "vjepa": "reverie.models.vjepa:VJEPA",
         "world_models_2018": "reverie.models.world_models_2018:WorldModels2018",
         "muzero": "reverie.models.muzero:MuZero",
+        "stochastic_muzero": "reverie.models.muzero_stochastic:StochasticMuZero",
         "tdmpc2": "reverie.models.tdmpc2:TDMPC2",
     },
     "oracle": {
@@ -52,6 +53,7 @@ _PATHS: dict[str, dict[str, str]] = {
         "sac": "reverie.recipes.mbpo:sac",
         "muzero": "reverie.recipes.muzero:muzero",
         "gumbel_muzero": "reverie.recipes.muzero:gumbel_muzero",
+        "stochastic_muzero": "reverie.recipes.muzero:stochastic_muzero",
         "lewm.two_rooms": "reverie.recipes.jepa:lewm",
         "pldm.two_rooms": "reverie.recipes.jepa:pldm",
         **{f"{name}.two_rooms": f"reverie.recipes.frozen:{name}" for name in _FROZEN},

@@ -1,4 +1,4 @@
-"""Board games for one and two players, vectorised numpy: board/tic_tac_toe and their kin.
+"""Games for one and two players, vectorised numpy: board/tic_tac_toe and their kin.
 
 Two players share a world and take turns in it: what is seen is the board as whoever is to move has
 it, and a reward is of whoever moved. 'legal' says which moves are allowed; another is an error.
@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 from reverie.core import registry
 from reverie.core.errors import SpaceMismatch
 from reverie.core.types import Box, Discrete
+from reverie.envs.coin import Coin
 from reverie.envs.toyworld import ToyWorld
 from reverie.envs.twenty48 import Twenty48
 
@@ -139,8 +140,8 @@ BOARDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, see
     "tic_tac_toe": tic_tac_toe,
     "connect_four": connect_four,
     "twenty48": Twenty48,
+    "coin": Coin,
 }
-PLAYERS = {"tic_tac_toe": 2, "connect_four": 2, "twenty48": 1}
 
 
 def board(name: str, **options: Any) -> VectorEnv:

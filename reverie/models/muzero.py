@@ -104,6 +104,7 @@ class MuZeroConfig:
     discount: float = 0.997
     players: int = 1  # 2: turns alternate, and what is good for one is bad for the other
     value_weight: float = 0.25
+    reward_weight: float = 1.0
     consistency: Consistency | None = None
     optim: Optim = _OPTIM
 
@@ -276,7 +277,8 @@ class MuZero(WorldModel[State]):
             "value": aims.known * config.value.loss(value, aims.value[..., None]),
             "reward": aims.lasting * config.reward.loss(torch.stack(rewards, 1), aims.reward),
         }
-        weights = {"policy": 1.0, "value": config.value_weight, "reward": 1.0}
+        weights = {"policy": 1.0, "value": config.value_weight}
+        weights["reward"] = config.reward_weight
         if self.siamese is not None and config.consistency is not None:
             lost["consistency"] = self._consistency(batch, latent[:, 1:], aims.seen)
             weights["consistency"] = config.consistency.weight

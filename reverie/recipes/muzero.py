@@ -1,7 +1,8 @@
-"""MuZero and Gumbel MuZero in any environment by name, from self-play.
+"""MuZero, Gumbel MuZero and Stochastic MuZero in any environment by name, from self-play.
 
     reverie train muzero --env CartPole-v1 --seed 3
     reverie train gumbel_muzero --env board/tic_tac_toe
+    reverie train stochastic_muzero --env board/twenty48
     reverie train muzero --env Pendulum-v1                 # Box actions: sampled ones are searched
 
 What fits a world stands in `PRESETS`; every argument can be said otherwise. The stages are in
@@ -10,20 +11,25 @@ What fits a world stands in `PRESETS`; every argument can be said otherwise. The
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from reverie import envs
 from reverie.core.errors import BadConfig
+from reverie.core.model import WorldModel
 from reverie.core.types import Discrete, Optim, Space
 from reverie.data.strategy import Prioritized, Recent, Strategy
 from reverie.models.muzero import Consistency, MuZero, MuZeroConfig
+from reverie.models.muzero_stochastic import StochasticConfig, StochasticMuZero
 from reverie.nn.likelihood import Likelihood, UnitGaussian
 from reverie.nn.support import Support
 from reverie.planners.compiled_mlp import CompiledMLP
-from reverie.planners.mcts import MCTS
+from reverie.planners.mcts import MCTS, Outcomes
 from reverie.planners.selection import PUCT, Gumbel
 from reverie.recipes.self_play import Reanalysis, Setup, run_of, turned
 from reverie.run import Run, usable
@@ -49,6 +55,7 @@ class Preset:
     lr: float = 2e-3
     numbers: Literal["support", "scalar"] = "support"
     value_weight: float = 0.25
+    reward_weight: float = 1.0
     draw: Literal["uniform", "recent", "prioritised"] = "prioritised"
     noise: float = 0.3  # alpha of pUCT's Dirichlet noise
 
@@ -56,16 +63,27 @@ class Preset:
 TWO = Preset(
     players=2,
     discount=1.0,
+    updates=12_000,
     num_envs=64,
-    steps_per_update=8.0,
+    batch=256,
+    unroll=3,
     steps=9,
+    lr=4e-3,
     numbers="scalar",
-    value_weight=1.0,
+    value_weight=4.0,  # a rare win or loss of 1 is heard beside the policy's nats
+    reward_weight=8.0,
     draw="recent",
 )
 PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(),
     "board/tic_tac_toe": TWO,
+    "board/connect_four": replace(
+        TWO, steps=42, simulations=50, updates=40_000, noise=1.0, latent=128, units=256
+    ),
+    "board/twenty48": Preset(discount=0.999, steps=10, num_envs=32, noise=0.5),
+    "board/coin": Preset(
+        discount=1.0, steps=6, updates=1500, num_envs=32, latent=16, units=64, unroll=3, noise=1.0
+    ),
 }
 
 
@@ -75,6 +93,7 @@ def muzero(
     seed: int = 0,
     search: Literal["puct", "gumbel"] = "puct",
     simulations: int | None = None,
+    play: int = 50,
     updates: int | None = None,
     steps_per_update: float | None = None,
     prefill: int | None = None,
@@ -90,6 +109,7 @@ def muzero(
     lr: float | None = None,
     numbers: Literal["support", "scalar"] | None = None,
     value_weight: float | None = None,
+    reward_weight: float | None = None,
     draw: Literal["uniform", "recent", "prioritised"] | None = None,
     noise: float | None = None,
     symmetries: bool = True,
@@ -106,7 +126,8 @@ def muzero(
         env: any name of `reverie.envs.make`.
         seed: of everything.
         search: "puct", or "gumbel", which learns from few simulations.
-        simulations: of each search.
+        simulations: of each search while it learns.
+        play: simulations of each search while it plays as well as it can.
         updates: of the model.
         steps_per_update: decisions in the world for each update.
         prefill: decisions before the first one, by searches in the untrained model.
@@ -122,6 +143,7 @@ def muzero(
         lr: learning rate at the begin; it falls to a tenth.
         numbers: values and rewards as a categorical "support", or "scalar", which can be compiled.
         value_weight: of the value's loss.
+        reward_weight: of the reward's loss.
         draw: how segments are drawn.
         noise: alpha of the Dirichlet noise, of "puct".
         symmetries: whether boards are turned and mirrored as they are learned from.
@@ -132,7 +154,7 @@ def muzero(
         episodes: of each evaluation.
         device: where the model lives.
     """
-    return run_of(setup_of("muzero", dict(locals())))
+    return run_of(setup_of(dict(locals())))
 
 
 def gumbel_muzero(
@@ -159,25 +181,83 @@ def gumbel_muzero(
     return muzero(search="gumbel", **locals())
 
 
-def setup_of(name: str, arguments: dict[str, Any]) -> Setup:
-    """The model and its searches.
+def stochastic_muzero(
+    *,
+    env: str = "board/twenty48",
+    seed: int = 0,
+    search: Literal["puct", "gumbel"] = "puct",
+    codes: int = 32,
+    simulations: int | None = None,
+    updates: int | None = None,
+    evaluate_every: int = 500,
+    episodes: int = 10,
+    device: str = "cpu",
+) -> Run:
+    """Stochastic MuZero: afterstates and chance codes, and a search with chance nodes.
 
     Args:
-        name: of the recipe.
+        env: any name of `reverie.envs.make`.
+        seed: of everything.
+        search: "puct" or "gumbel".
+        codes: C, things that chance may do.
+        simulations: of each search; None: what fits the world, as for `muzero`.
+        updates: of the model.
+        evaluate_every: updates between two evaluations.
+        episodes: of each evaluation.
+        device: where the model lives.
+    """
+    given = dict(locals())
+    usual = {name: each.default for name, each in signature(muzero).parameters.items()}
+    return run_of(stochastic_of(usual | given))
+
+
+def setup_of(arguments: dict[str, Any]) -> Setup:
+    """MuZero and its searches.
+
+    Args:
         arguments: of `muzero`.
     """
     arguments = filled(arguments)
     observations, actions = spaces_of(arguments)
     torch.manual_seed(arguments["seed"])
     model = MuZero(config_of(arguments), observations, actions).to(usable(arguments["device"]))
-    search, explore = searches(arguments)
+    return _set_up("muzero", model, arguments, lambda: compiled(model))
+
+
+def stochastic_of(arguments: dict[str, Any]) -> Setup:
+    """Stochastic MuZero and its searches, which have chance nodes.
+
+    Args:
+        arguments: of `muzero`, and `codes`.
+    """
+    arguments = filled(arguments)
+    observations, actions = spaces_of(arguments)
+    torch.manual_seed(arguments["seed"])
+    config = StochasticConfig(config_of(arguments), arguments["codes"])
+    model = StochasticMuZero(config, observations, actions).to(usable(arguments["device"]))
+
+    def chance(state: Any, action: Tensor) -> Outcomes:
+        return Outcomes(*model.chances(state, action))
+
+    return _set_up("stochastic_muzero", model, arguments, lambda: None, chance=chance)
+
+
+def _set_up(
+    name: str,
+    model: WorldModel[Any],
+    arguments: dict[str, Any],
+    net: Callable[[], CompiledMLP | None],
+    **options: Any,
+) -> Setup:
+    """What the stages share; `options` are of the searches."""
+    search, explore = searches(arguments, model.actions, **options)
     again = arguments["reanalyse"]
     return Setup(
         name=name,
         model=model,
         search=search,
         explore=explore,
-        compiled=lambda: compiled(model),
+        compiled=net,
         arguments=arguments,
         strategy=strategy_of(arguments),
         turns=turned(arguments["env"]) if arguments["symmetries"] else None,
@@ -238,19 +318,27 @@ def config_of(arguments: dict[str, Any]) -> MuZeroConfig:
         discount=arguments["discount"],
         players=arguments["players"],
         value_weight=arguments["value_weight"],
+        reward_weight=arguments["reward_weight"],
         consistency=Consistency(weight) if weight else None,
         optim=optim,
     )
 
 
-def searches(arguments: dict[str, Any]) -> tuple[MCTS, MCTS]:
-    """To play as well as it can, and to learn from."""
-    options = {"discount": arguments["discount"], "players": arguments["players"]}
-    count = arguments["simulations"]
-    if arguments["search"] == "gumbel":
-        return MCTS(Gumbel(), count, **options), MCTS(Gumbel(noise=1.0), count, **options)
+def searches(arguments: dict[str, Any], actions: Space | None, **options: Any) -> tuple[MCTS, MCTS]:
+    """To play as well as it can, and to learn from.
+
+    Args:
+        arguments: of `muzero`.
+        actions: of the model.
+        **options: more of the searches.
+    """
+    options |= {"discount": arguments["discount"], "players": arguments["players"]}
+    gumbel, count = arguments["search"] == "gumbel", arguments["simulations"]
     noisy = PUCT(temperature=1.0, noise=0.25, alpha=arguments["noise"])
-    return MCTS(PUCT(), count, **options), MCTS(noisy, count, **options)
+    explore = MCTS(Gumbel(noise=1.0) if gumbel else noisy, count, **options)
+    # Of sampled actions, all of one prior, pUCT needs a thousand simulations.
+    many = isinstance(actions, Discrete)
+    return MCTS(PUCT() if many else Gumbel(), arguments["play"], **options), explore
 
 
 def strategy_of(arguments: dict[str, Any]) -> Strategy | str:

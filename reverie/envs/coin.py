@@ -1,0 +1,61 @@
+"""A choice before and after a coin: where chance must not be taken for one's own doing.
+
+Imports core and `envs`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reverie.core.types import Box, Discrete
+from reverie.envs.toyworld import ToyWorld
+
+SAFE = 0.7  # of declining; a coin that is then played right is worth 0.5
+ROUNDS = 3
+
+
+class Coin(ToyWorld):
+    """In each of three rounds take the safe 0.7, or toss a coin, look at it, and claim or fold.
+
+    Claiming earns 1 on heads and -1 on tails, folding 0. Who plays right claims on heads and folds
+    on tails, and so a toss is worth 0.5: the best return is 2.1, that of a gambler 1.5. A model
+    without chance sees that claims are followed by rewards of 1, as nobody claims on tails, and
+    takes the toss for worth 1.
+
+    Observations: 'vector' (4,): whether it is to be chosen, heads, tails, rounds that are over in
+    thirds. Actions: 0 declines or folds, 1 tosses or claims.
+
+    Args:
+        num_envs: rows.
+        time_limit: decisions; None: all rounds.
+        seed: of the coins.
+    """
+
+    def __init__(self, num_envs: int = 1, *, time_limit: int | None = None, seed: int = 0) -> None:
+        super().__init__(
+            num_envs,
+            {"vector": Box((4,), 0.0, 1.0)},
+            Discrete(2),
+            time_limit=time_limit or 2 * ROUNDS,
+            seed=seed,
+        )
+        self._round = np.zeros(num_envs, dtype=np.int64)
+        self._face = np.zeros(num_envs, dtype=np.int64)  # 0 no coin, 1 heads, 2 tails
+
+    def _begin(self, rows: np.ndarray) -> None:
+        self._round[rows], self._face[rows] = 0, 0
+
+    def _move(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        choosing, yes = self._face == 0, action == 1
+        claimed = np.where(yes, np.where(self._face == 1, 1.0, -1.0), 0.0)
+        reward = np.where(choosing, np.where(yes, 0.0, SAFE), claimed)
+        tossed = choosing & yes
+        coin = 1 + (self._random.random(self.num_envs) < 0.5)
+        self._face = np.where(tossed, coin, 0)
+        self._round = self._round + ~tossed
+        return reward, self._round == ROUNDS
+
+    def _see(self) -> dict[str, np.ndarray]:
+        face = np.eye(3, dtype=np.float32)[self._face]
+        done = (self._round / ROUNDS).astype(np.float32)
+        return {"vector": np.concatenate([face, done[:, None]], 1)}
