@@ -282,6 +282,12 @@ def at_random(options: dict[str, Any]) -> Interval:
         return control("random", env, agent, episodes=50, seed=1_000_000).score
 
 
+def model_free(name: str) -> dict[str, float]:
+    """What a DQN earns there at equal steps, if `proofs/model_free.py` measured it."""
+    path = RESULTS / f"model_free_{name}.json"
+    return {"DQN at equal steps": evidence.load(path).value} if path.is_file() else {}
+
+
 def over_seeds(values: list[float]) -> Interval:
     """Mean over seeds; the ends are the least and the largest where seeds are few."""
     if len(values) >= 5:
@@ -311,7 +317,7 @@ def claim(name: str, options: argparse.Namespace) -> None:
         high=found.high,
         better="higher",
         target=said.target,
-        baselines={"random": random.value},
+        baselines={"random": random.value, **model_free(name)},
         seeds=options.seeds,
         steps=int(settings["prefill"] + settings["steps_per_update"] * settings["updates"]),
         seconds=sum(spent(folder) for folder in folders),
