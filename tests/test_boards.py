@@ -288,7 +288,7 @@ def test_matches_are_counted_from_both_seats():
 
 
 def test_a_coin_that_is_played_right_is_worth_less_than_the_safe_choice():
-    """0.7 a round if declined; tossed, seen, and claimed on heads only: 1 half of the time."""
+    """2.3 a round if declined; tossed, seen, and claimed on heads only: 4 half of the time."""
     env = BOARDS["coin"](2000)
     obs, _ = env.reset(seed=0)
     total, faces = np.zeros(2000), []
@@ -299,10 +299,10 @@ def test_a_coin_that_is_played_right_is_worth_less_than_the_safe_choice():
         action = np.where(choosing | (obs["vector"][:, 1] == 1), 1, 0)
         obs, reward, over, _, _ = env.step(action)
         total += reward
-    assert over.all() and total.mean() == pytest.approx(1.5, abs=4 * (0.75 / 2000) ** 0.5)
+    assert over.all() and total.mean() == pytest.approx(6.0, abs=4 * (12 / 2000) ** 0.5)
     assert faces[1] == pytest.approx(0.5, abs=0.05)
     env.reset()
     for _ in range(3):
         obs, reward, over, _, _ = env.step(np.zeros(2000, dtype=np.int64))
-        assert (reward == 0.7).all()
+        assert (reward == 2.3).all()
     assert over.all()

@@ -10,17 +10,18 @@ import numpy as np
 from reverie.core.types import Box, Discrete
 from reverie.envs.toyworld import ToyWorld
 
-SAFE = 0.7  # of declining; a coin that is then played right is worth 0.5
+SAFE = 2.3  # of declining
+PRIZE, COST = 4.0, 1.0  # of claiming; a coin that is played right is worth half the prize
 ROUNDS = 3
 
 
 class Coin(ToyWorld):
-    """In each of three rounds take the safe 0.7, or toss a coin, look at it, and claim or fold.
+    """In each of three rounds take the safe 2.3, or toss a coin, look at it, and claim or fold.
 
-    Claiming earns 1 on heads and -1 on tails, folding 0. Who plays right claims on heads and folds
-    on tails, and so a toss is worth 0.5: the best return is 2.1, that of a gambler 1.5. A model
-    without chance sees that claims are followed by rewards of 1, as nobody claims on tails, and
-    takes the toss for worth 1.
+    Claiming earns 4 on heads and costs 1 on tails; folding earns 0. Who plays right claims on
+    heads and folds on tails, so a toss is worth 2: the best return is 6.9, that of a gambler 6. A
+    model without chance sees that claims are nearly always followed by the prize, as hardly
+    anybody claims on tails, and takes the prize for the claim's doing.
 
     Observations: 'vector' (4,): whether it is to be chosen, heads, tails, rounds that are over in
     thirds. Actions: 0 declines or folds, 1 tosses or claims.
@@ -47,7 +48,7 @@ class Coin(ToyWorld):
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         choosing, yes = self._face == 0, action == 1
-        claimed = np.where(yes, np.where(self._face == 1, 1.0, -1.0), 0.0)
+        claimed = np.where(yes, np.where(self._face == 1, PRIZE, -COST), 0.0)
         reward = np.where(choosing, np.where(yes, 0.0, SAFE), claimed)
         tossed = choosing & yes
         coin = 1 + (self._random.random(self.num_envs) < 0.5)
