@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from reverie.core.types import Batch, Box, Card, Discrete, Heads, Loss, Optim, S
 from reverie.models.known import ENDS, REWARDS
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.members import Members
+from reverie.nn.precision import PRECISIONS, Precision, products
 from reverie.nn.scale import Scale
 
 Propagation = Callable[[Tensor, Tensor], Tensor]  # (member so far or -1, one drawn) -> member
@@ -60,7 +61,7 @@ class EnsembleConfig:
     lr: float = 1e-3
     weight_decay: float = 3e-5
     penalty: float = 0.01  # weight of the distance between the bounds of the log-variance
-    precision: Literal["float32", "bf16"] = "float32"  # of the products in `predict`
+    precision: Precision = "float32"  # of the products in `predict`
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense (BadConfig)."""
@@ -73,7 +74,7 @@ class EnsembleConfig:
             "propagation": [*PROPAGATIONS],
             "reward": ["learned", *REWARDS],
             "ends": ["learned", None, *ENDS],
-            "precision": ["float32", "bf16"],
+            "precision": [*PRECISIONS],
         }
         for name, some in choices.items():
             if getattr(self, name) not in some:
@@ -190,7 +191,7 @@ class Ensemble(WorldModel[State]):
             noise = torch.randn(state.x.shape, generator=generator, device=state.x.device)
             keep = PROPAGATIONS[config.propagation]
             z = Z(keep(state.member, self.elites[rank]), noise)
-        with torch.autocast(state.x.device.type, torch.bfloat16, config.precision == "bf16"):
+        with products(config.precision, state.x.device):
             raw = self.net.of(self._read(state.x, action), z.member)
         mean, log_var = self.said(raw)
         spread = self.targets.std[: self.size] * (0.5 * log_var[:, : self.size]).exp()

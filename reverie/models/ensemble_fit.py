@@ -45,17 +45,17 @@ class FitConfig:
             )
 
 
-class _Data(NamedTuple):
-    """What one update trains on, normalised."""
+class Rows(NamedTuple):
+    """Steps as the networks see them: normalised."""
 
     rows: Tensor  # (N, D + A)
     target: Tensor  # (N, O)
     after: Tensor  # (N, D)
     terminated: Tensor  # (N,)
 
-    def take(self, index: Tensor | slice) -> _Data:
+    def take(self, index: Tensor | slice) -> Rows:
         """Some rows of all."""
-        return _Data(*(x[index] for x in self))
+        return Rows(*(x[index] for x in self))
 
 
 class Fit:
@@ -104,7 +104,7 @@ class Fit:
         kept, still, nll, epoch = self._weights(), 0, 0.0, 0
         own = torch.randint(len(known.rows), (len(best), len(known.rows)), device=best.device)
         while still < self.config.patience and epoch < self.config.epochs:
-            nll, epoch = self._epoch(known, own), epoch + 1
+            nll, epoch = self.epoch(known, own), epoch + 1
             now = self._held_errors(held)
             gained = now < best * (1 - self.config.gain)
             best = torch.where(gained, now, best)
@@ -126,7 +126,7 @@ class Fit:
 
     # --- data -----------------------------------------------------------------------------------
 
-    def _parted(self, steps: Transitions) -> tuple[_Data, _Data]:
+    def _parted(self, steps: Transitions) -> tuple[Rows, Rows]:
         """What is trained on and what is held out; the scales are those of the former."""
         n, config, model = len(steps.before), self.config, self.model
         drawn = np.random.default_rng(self._seed).random(n)  # those of fewer steps begin alike
@@ -140,11 +140,19 @@ class Fit:
             scale.forget()
             scale.add(values, weight)
         rows, target = model.inputs.scaled(rows), model.targets.scaled(target)
-        data = _Data(rows, target, steps.after, steps.terminated)
+        data = Rows(rows, target, steps.after, steps.terminated)
         return data.take(~held), data.take(held)
 
-    def _epoch(self, data: _Data, own: Tensor) -> float:
-        """Each member once through its bootstrap `own` (E, N); the mean nll, nats a number."""
+    def epoch(self, data: Rows, own: Tensor) -> float:
+        """Train each member once on its own bootstrap, in an order drawn anew.
+
+        Args:
+            data: N steps.
+            own: (E, N) int64 the rows that each member has.
+
+        Returns:
+            The mean negative log-likelihood without its constant, nats a number.
+        """
         order = torch.rand(own.shape, device=own.device).argsort(1)
         parts = own.gather(1, order).split(self.config.batch, 1)
         total = torch.zeros((), device=own.device)
@@ -159,7 +167,7 @@ class Fit:
         return float(total / (2 * len(parts)))
 
     @torch.no_grad()
-    def _held_errors(self, held: _Data) -> Tensor:
+    def _held_errors(self, held: Rows) -> Tensor:
         """(E,) mean squared error of each member on what is held out."""
         parts = zip(held.rows.split(_BLOCK), held.target.split(_BLOCK), strict=True)
         sums = [self.model.errors(rows, target)[1].sum(1) for rows, target in parts]

@@ -24,6 +24,7 @@ from reverie.behaviors.sac import SAC, SACConfig
 from reverie.data.sample import Sampler
 from reverie.learner import GradientLearner, Learner
 from reverie.models.ensemble_fit import Fit, FitConfig
+from reverie.nn.precision import Precision
 from reverie.progress import Progress
 from reverie.recipes.dreaming import Growing, Setup, evaluate, judged, prefill, run_of
 from reverie.recipes.pets import Rewards, ensemble_of, transitions
@@ -53,7 +54,7 @@ def mbpo(
     epochs: int = 20,
     evaluate_every: int = 1000,
     episodes: int = 5,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
     device: str = "cpu",
 ) -> Run:
     """MBPO: SAC on short rollouts of an ensemble, branched from real states.
@@ -78,7 +79,7 @@ def mbpo(
         epochs: of a fit, at most.
         evaluate_every: decisions in the world between two evaluations.
         episodes: of each evaluation.
-        precision: "bf16": the products of rollouts in bf16.
+        precision: of the products in rollouts; see `nn/precision.py`.
         device: where everything lives.
     """
     arguments = dict(locals())

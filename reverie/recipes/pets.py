@@ -24,6 +24,7 @@ from reverie.data.store import Store
 from reverie.models.ensemble import SCHOOLS, Ensemble, EnsembleConfig, Transitions
 from reverie.models.ensemble_fit import Fit, FitConfig
 from reverie.models.known import REWARDS, ends_of
+from reverie.nn.precision import Precision
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
 from reverie.planners.objective import Return
@@ -60,7 +61,7 @@ def pets(
     epochs: int = 50,
     evaluate_every: int = 1_000_000,
     episodes: int = 10,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
     device: str = "cpu",
 ) -> Run:
     """PETS: plan with an ensemble that knows what it does not know.
@@ -82,7 +83,7 @@ def pets(
         epochs: of a fit, at most.
         evaluate_every: fits between two evaluations; trials are scored anyway.
         episodes: of each evaluation.
-        precision: "bf16": the products of plans in bf16.
+        precision: of the products in plans; see `nn/precision.py`.
         device: where the model lives and plans.
     """
     arguments = dict(locals())
