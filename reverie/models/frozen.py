@@ -51,7 +51,7 @@ class FrozenEncoder(nn.Module, abc.ABC):
 
 
 class OwnFrames(FrozenEncoder):
-    """The slow copy of a V-JEPA of ours; each frame fills a tubelet by itself.
+    """The encoder of a V-JEPA of ours; each frame fills a tubelet by itself.
 
     Args:
         model: trained, or still to be.

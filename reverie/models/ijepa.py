@@ -32,7 +32,7 @@ from reverie.core.types import (
     check_shape,
 )
 from reverie.nn.blockmask import Blocks, hidden_block, multiblock
-from reverie.nn.masked import Masked, MaskedConfig, at, normalised, signs
+from reverie.nn.masked import Masked, MaskedConfig, at, signs
 from reverie.nn.vit import Sketch, cut, grid_of
 
 TARGET = Blocks(4, (0.15, 0.2), (0.75, 1.5))
@@ -140,7 +140,7 @@ class IJEPA(WorldModel[State]):
             block = self.config.target._replace(count=1)
             z = hidden_block(self.grid, rows, block, generator, state.pixels.device)
         check_shape("z", z, (rows, self.grid.size))
-        told = normalised(self.masked.filled(state.pixels, z))
+        told = self.masked.filled(state.pixels, z)
         return State(state.pixels, torch.where(z[..., None], told, state.tokens))
 
     @property

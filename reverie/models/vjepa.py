@@ -28,7 +28,7 @@ from reverie.core.types import Batch, Card, Heads, Loss, Optim, Space, check_bat
 from reverie.models.ijepa import OPTIM, PIXELS, picture
 from reverie.nn.anticollapse import masked_mean
 from reverie.nn.blockmask import Asked, Blocks, future, tubes
-from reverie.nn.masked import Masked, MaskedConfig, at, normalised, signs
+from reverie.nn.masked import Masked, MaskedConfig, at, signs
 from reverie.nn.vit import Sketch, cut, grid_of
 
 SMALL_TUBES = Blocks(8, (0.15, 0.15), (0.75, 1.5))
@@ -154,7 +154,7 @@ class VJEPA(WorldModel[State]):
         newest = torch.arange(tubelet - 1, length, tubelet, device=ahead.device)  # of each tubelet
         hidden = newest >= length - ahead[:, None]  # (B, t)
         told = self.masked.filled(pixels, hidden.repeat_interleave(self.grid.area, 1), kind=FUTURE)
-        return State(state.frames, normalised(told[:, -self.grid.area :]), ahead)
+        return State(state.frames, told[:, -self.grid.area :], ahead)
 
     @property
     def heads(self) -> Heads:

@@ -80,10 +80,9 @@ class Masked(nn.Module):
         return normalised(found - self.centre)
 
     def alone(self, pixels: Tensor) -> Tensor:
-        """(B, h w, D) float32, centred, not normalised: the first moment (B, h w, V) by itself."""
+        """(B, h w, D) float32: what the encoder makes of the first moment (B, h w, V) alone."""
         where = torch.arange(self.grid.area, device=pixels.device).expand(len(pixels), -1)
-        found = self.target(pixels, where=where).float()
-        return found - self.centre[: self.grid.area]
+        return self.encoder(pixels, where=where).float()
 
     def told(self, pixels: Tensor, question: Asked, *, kind: int = 0) -> Tensor:
         """The features at the places asked for, from those shown.
@@ -93,6 +92,8 @@ class Masked(nn.Module):
             question: of B rows; each of its N blocks is asked for by itself.
             kind: of question.
 
+        Returns:
+            (B, M, D), or (B, N, M, D), float32.
         """
         tokens = self.encoder(pixels, where=question.shown)
         if question.asked.dim() == 2:

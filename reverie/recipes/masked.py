@@ -34,6 +34,7 @@ from reverie.learner import GradientLearner
 from reverie.models.ijepa import IJEPA, PIXELS, IJEPAConfig
 from reverie.models.vjepa import VJEPA, VJEPAConfig
 from reverie.nn.masked import MaskedConfig
+from reverie.nn.vit import cut
 from reverie.progress import Progress
 from reverie.run import Run, Stage, usable
 
@@ -49,7 +50,8 @@ NETWORKS = MaskedConfig(
     centred=True,
 )
 PICTURES = IJEPAConfig(networks=NETWORKS)
-CLIPS = VJEPAConfig(patch=8, least=2, networks=NETWORKS)
+# A fast copy soon tells what never changes in a clip, its colour, and nothing else.
+CLIPS = VJEPAConfig(patch=8, frames=4, least=2, networks=replace(NETWORKS, momentum=0.9997))
 
 
 def ijepa(
@@ -84,7 +86,7 @@ def vjepa(
     data: str | None = None,
     side: int | None = None,
     patch: int = 8,
-    frames: int = 8,
+    frames: int = 4,
     updates: int = 1000,
     device: str = "cpu",
 ) -> Run:
@@ -142,14 +144,16 @@ def sampler(model: IJEPA | VJEPA, path: Path, length: int, seed: int) -> Sampler
 def features(model: IJEPA | VJEPA, frames: Tensor) -> Tensor:
     """(N, D) what a probe reads of clips (N, F, 3, H, W): the mean over the patches of the moment.
 
+    The encoder itself is read. The papers read its slow copy, which after so few updates has hardly
+    left its random weights.
+
     Args:
         model: I-JEPA sees the last frame, V-JEPA all of them.
         frames: uint8.
     """
+    clips = frames[:, -1:] if isinstance(model, IJEPA) else frames
     with torch.no_grad():
-        if isinstance(model, IJEPA):
-            return model.encode({"image": frames[:, -1]}).tokens.mean(1)
-        return model.features_of(frames)[:, -model.grid.area :].mean(1)
+        return model.masked.encoder(cut(clips, model.grid))[:, -model.grid.area :].mean(1)
 
 
 def surprised(model: VJEPA) -> dict[str, Interval]:
