@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +215,7 @@ def arm(setup: stages.Setup, folder: Path, tau: float) -> dict[str, Any]:
     """Dreamed and real score of a controller evolved at one temperature."""
     began = time.perf_counter()
     torch.manual_seed(setup.seed)
-    setup.model.config = replace(setup.model.config, temperature=tau)
+    setup.model.temperature = tau
     with torch.no_grad():
         setup.controller.weights.zero_()
     search = stages.evolution(setup, folder / "data")
