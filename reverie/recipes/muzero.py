@@ -58,6 +58,7 @@ class Preset:
     reward_weight: float = 1.0
     draw: Literal["uniform", "recent", "prioritised"] = "prioritised"
     noise: float = 0.3  # alpha of pUCT's Dirichlet noise
+    temperature: float = 0.5  # of pUCT's choices while it learns
 
 
 TWO = Preset(
@@ -73,6 +74,7 @@ TWO = Preset(
     value_weight=4.0,  # a rare win or loss of 1 is heard beside the policy's nats
     reward_weight=8.0,
     draw="recent",
+    temperature=1.0,
 )
 PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(),
@@ -82,7 +84,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "board/twenty48": Preset(discount=0.999, steps=10, num_envs=32, noise=0.5),
     "board/coin": Preset(
-        discount=1.0, steps=6, updates=1500, num_envs=32, latent=16, units=64, unroll=3, noise=1.0
+        discount=1.0,
+        steps=6,
+        updates=1500,
+        num_envs=32,
+        latent=16,
+        units=64,
+        unroll=3,
+        noise=1.0,
+        temperature=1.0,
     ),
 }
 
@@ -112,6 +122,7 @@ def muzero(
     reward_weight: float | None = None,
     draw: Literal["uniform", "recent", "prioritised"] | None = None,
     noise: float | None = None,
+    temperature: float | None = None,
     symmetries: bool = True,
     consistency: float = 0.0,
     reanalyse: float = 0.0,
@@ -146,6 +157,7 @@ def muzero(
         reward_weight: of the reward's loss.
         draw: how segments are drawn.
         noise: alpha of the Dirichlet noise, of "puct".
+        temperature: of the choice among visits while it learns, of "puct".
         symmetries: whether boards are turned and mirrored as they are learned from.
         consistency: weight of EfficientZero's consistency loss; 0: none.
         reanalyse: share of each batch that is searched anew.
@@ -334,7 +346,7 @@ def searches(arguments: dict[str, Any], actions: Space | None, **options: Any) -
     """
     options |= {"discount": arguments["discount"], "players": arguments["players"]}
     gumbel, count = arguments["search"] == "gumbel", arguments["simulations"]
-    noisy = PUCT(temperature=1.0, noise=0.25, alpha=arguments["noise"])
+    noisy = PUCT(arguments["temperature"], noise=0.25, alpha=arguments["noise"])
     explore = MCTS(Gumbel(noise=1.0) if gumbel else noisy, count, **options)
     # Of sampled actions, all of one prior, pUCT needs a thousand simulations.
     many = isinstance(actions, Discrete)
