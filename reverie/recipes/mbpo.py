@@ -27,7 +27,7 @@ from reverie.models.ensemble_fit import Fit, FitConfig
 from reverie.nn.precision import Precision
 from reverie.progress import Progress
 from reverie.recipes.dreaming import Growing, Setup, evaluate, judged, prefill, run_of
-from reverie.recipes.pets import Rewards, ensemble_of, transitions
+from reverie.recipes.pets import Rewards, ensemble_of, seen_in, transitions
 from reverie.run import Run, Stage
 
 Learners = Callable[[Setup, Callable[[], Growing]], Learner]
@@ -131,7 +131,7 @@ def _run(name: str, arguments: dict[str, Any], sizes: dict[str, Any], learners: 
     agent = PolicyAgent(model, behavior.policy, explore=behavior.explore)
     each, later = arguments["updates_per_step"], arguments["steps"] - arguments["prefill"]
     derived = {
-        "observe": "vector",
+        "observe": seen_in(arguments["env"]),
         "data": None,
         "updates": later * each,
         "steps_per_update": 1 / each,

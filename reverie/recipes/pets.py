@@ -103,7 +103,13 @@ def pets(
         particles=particles or usual[1],
     )
     agent = PlanAgent(model, planner, Return(model.heads))
-    setup = Setup("pets", model, None, agent, {**arguments, "observe": "vector", "data": None})
+    setup = Setup(
+        "pets",
+        model,
+        None,
+        agent,
+        {**arguments, "observe": seen_in(arguments["env"]), "data": None},
+    )
     return replace(run_of(setup, _stages), config=arguments)
 
 
@@ -129,10 +135,15 @@ def ensemble_of(name: str, arguments: dict[str, Any], **sizes: Any) -> Ensemble:
     given: EnsembleConfig = replace(
         SCHOOLS[name].config, reward=reward, ends=ends_of(world), **sizes
     )
-    spaces = spaces_of({**arguments, "observe": "vector", "data": None})
+    spaces = spaces_of({**arguments, "observe": seen_in(arguments["env"]), "data": None})
     device = usable(arguments["device"])
     torch.manual_seed(arguments["seed"])
     return SCHOOLS[name].model(given, *spaces).to(device)
+
+
+def seen_in(world: str) -> str:
+    """What to ask a world for: its vector; toy worlds show what they have and take no wishes."""
+    return "auto" if world.startswith("toy/") else "vector"
 
 
 def transitions(store: Store, device: torch.device) -> Transitions:
