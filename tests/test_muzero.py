@@ -351,17 +351,6 @@ def test_chance_needs_two_codes_and_no_consistency():
         chancy(codes=1)
 
 
-@pytest.mark.slow
-def test_a_toss_is_taken_for_what_it_is_only_with_chance_nodes(tmp_path):
-    returns = {}
-    for name, recipe in (("plain", recipes.muzero), ("chance", recipes.stochastic_muzero)):
-        run = recipe(env="board/coin", evaluate_every=250, episodes=100)
-        train(run, tmp_path / name, progress=Silent())
-        rows = [row for row in results(tmp_path / name) if "evaluate/return" in row]
-        returns[name] = np.mean([row["evaluate/return"] for row in rows[-3:]])
-    assert returns["chance"] > 6.7 and returns["plain"] < 6.5
-
-
 # -- self-play -------------------------------------------------------------------------------------
 
 

@@ -127,7 +127,7 @@ def test_every_recipe_builds_and_names_its_stages(tmp_path):
     for name in names("recipe"):
         run = recipe(name)(seed=3)
         built = [stage.name for stage in run.stages(tmp_path)]
-        assert built[0] == "collect"
+        assert built[0] in {"collect", "self_play"}
         assert built[-1] == "judge"
         assert run.seed == 3
         assert run.name == name
