@@ -220,7 +220,8 @@ def stochastic_muzero(
     """
     given = dict(locals())
     usual = {name: each.default for name, each in signature(muzero).parameters.items()}
-    return run_of(stochastic_of(usual | given))
+    setup = stochastic_of(usual | given)
+    return replace(run_of(setup), config={name: setup.arguments[name] for name in given})
 
 
 def setup_of(arguments: dict[str, Any]) -> Setup:
