@@ -111,6 +111,7 @@ def test_the_predictor_is_causal_from_frame_to_frame(token):
     assert not torch.allclose(changed[:, 1], told[:, 1], atol=1e-3)  # the action is heard
 
 
+@torch.no_grad()
 def test_normalised_predictions_stay_on_their_manifold():
     """Pitfall 8: after every step of a rollout each patch has mean 0 and deviation 1."""
     model = SCHOOLS["vjepa2_ac"].small().eval()
@@ -122,7 +123,7 @@ def test_normalised_predictions_stay_on_their_manifold():
         state = model.predict(state, torch.ones(2, 2))
         patches = model.embed(state).unflatten(-1, (-1, model.encoder.width))
         assert patches.mean(-1).abs().max() < 1e-4
-        assert float(patches.std(-1, unbiased=False).mean()) == pytest.approx(1, abs=1e-2)
+        assert patches.std(-1, unbiased=False).mean().item() == pytest.approx(1, abs=1e-2)
 
 
 def test_only_the_predictor_learns():
