@@ -388,7 +388,7 @@ def tiny_run():
 
 
 def test_a_trained_run_is_played_with_its_world_its_data_and_its_agent(tmp_path, monkeypatch):
-    for name, few in (("STARTS", 20), ("CONTEXT", 3), ("JUDGED", 5)):
+    for name, few in (("STARTS", 20), ("CONTEXT", 3), ("JUDGED", 5), ("SPREAD", 0.0)):
         monkeypatch.setattr(stages, name, few)
     monkeypatch.setitem(registry._PATHS["recipe"], "tiny", f"{__name__}:tiny_run")
     train(tiny_run(), tmp_path, progress=Silent())
