@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 from reverie import envs
 from reverie.core.check import check_world_model
 from reverie.core.errors import BadConfig, BadData, SpaceMismatch
-from reverie.core.types import Batch, Box, Discrete
+from reverie.core.types import Act, Batch, Box, Discrete
 from reverie.data.collect import collect
 from reverie.data.sample import gather
 from reverie.data.store import Store
@@ -29,7 +31,8 @@ from reverie.planners.mcts import MCTS, Outcomes
 from reverie.planners.selection import PUCT, Gumbel
 from reverie.progress import Silent
 from reverie.recipes import muzero as recipes
-from reverie.recipes.self_play import Growing, Turned, surprise, turned
+from reverie.recipes.self_play import Blunders, Growing, Searcher, surprise
+from reverie.recipes.turned import Turned, turned
 from reverie.train import train
 
 BOARD = {"vector": Box((18,), 0.0, 1.0), "legal": Box((9,), 0.0, 1.0)}
@@ -471,8 +474,43 @@ def test_a_reward_that_is_not_finite_stops_the_run_before_it_is_kept(tmp_path, m
 
 
 def test_recipes_refuse_shares_out_of_range():
-    with pytest.raises(BadConfig, match="reanalyse is a share in 0..1"):
+    with pytest.raises(BadConfig, match="reanalyse and blunders are shares in 0..1"):
         recipes.muzero(reanalyse=2.0)
+    with pytest.raises(BadConfig, match="'blunders': -0.1"):
+        recipes.muzero(blunders=-0.1)
+
+
+DEFAULTS = {name: each.default for name, each in signature(recipes.muzero).parameters.items()}
+
+
+class Corner:
+    """Plays cell 8, whatever happens."""
+
+    def initial(self, batch):
+        del batch
+
+    def act(self, carry, obs, first, *, explore=False, generator=None):
+        return None, Act(torch.full((len(first),), 8), {})
+
+
+def test_blunders_are_made_as_often_as_was_asked_and_only_while_it_explores():
+    setup = recipes.setup_of(
+        recipes.filled({**DEFAULTS, "env": "board/tic_tac_toe", "simulations": 2, "play": 2})
+    )
+    with closing(envs.make("board/tic_tac_toe", 2000)) as env:
+        obs = {name: torch.from_numpy(x) for name, x in env.reset()[0].items()}
+    first = torch.ones(2000, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+
+    def share(blunders, *, explore=True):
+        agent = Searcher(setup.model, setup.search, setup.search, setup.compiled, blunders)
+        act = agent.act(None, obs, first, explore=explore, generator=generator)[1]
+        return float((act.action == 8).float().mean())
+
+    assert share(None) == 0.0  # of equal priors the first cell comes first
+    assert share(Blunders(1.0, Corner())) == 1.0
+    assert share(Blunders(1.0, Corner()), explore=False) == 0.0
+    assert share(Blunders(0.25, Corner())) == pytest.approx(0.25, abs=0.03)
 
 
 def test_games_are_collected_until_there_are_so_many_steps(tmp_path):

@@ -31,7 +31,8 @@ from reverie.nn.support import Support
 from reverie.planners.compiled_mlp import CompiledMLP
 from reverie.planners.mcts import MCTS, Outcomes
 from reverie.planners.selection import PUCT, Gumbel
-from reverie.recipes.self_play import Reanalysis, Setup, run_of, turned
+from reverie.recipes.self_play import Reanalysis, Setup, run_of
+from reverie.recipes.turned import turned
 from reverie.run import Run, usable
 
 
@@ -59,12 +60,13 @@ class Preset:
     draw: Literal["uniform", "recent", "prioritised"] = "prioritised"
     noise: float = 0.3  # alpha of pUCT's Dirichlet noise
     temperature: float = 0.5  # of pUCT's choices while it learns
+    blunders: float = 0.0  # share of moves made without a thought while it learns
 
 
 TWO = Preset(
     players=2,
     discount=1.0,
-    updates=24_000,
+    updates=12_000,
     num_envs=64,
     batch=256,
     unroll=3,
@@ -75,6 +77,7 @@ TWO = Preset(
     reward_weight=8.0,
     draw="recent",
     temperature=1.0,
+    blunders=0.1,
 )
 PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(),
@@ -123,6 +126,7 @@ def muzero(
     draw: Literal["uniform", "recent", "prioritised"] | None = None,
     noise: float | None = None,
     temperature: float | None = None,
+    blunders: float | None = None,
     symmetries: bool = True,
     consistency: float = 0.0,
     reanalyse: float = 0.0,
@@ -158,6 +162,7 @@ def muzero(
         draw: how segments are drawn.
         noise: alpha of the Dirichlet noise, of "puct".
         temperature: of the choice among visits while it learns, of "puct".
+        blunders: share of the moves that are drawn at random while it learns.
         symmetries: whether boards are turned and mirrored as they are learned from.
         consistency: weight of EfficientZero's consistency loss; 0: none.
         reanalyse: share of each batch that is searched anew.
@@ -292,10 +297,11 @@ def filled(arguments: dict[str, Any]) -> dict[str, Any]:
     usual = {name: getattr(preset, name) for name in preset.__dataclass_fields__}
     said = {name: value for name, value in arguments.items() if value is not None}
     found = {**arguments, **usual, **said}
-    if not 0 <= found["reanalyse"] <= 1 or found["consistency"] < 0:
+    shares = {name: found[name] for name in ("reanalyse", "blunders")}
+    if not all(0 <= share <= 1 for share in shares.values()) or found["consistency"] < 0:
         raise BadConfig(
-            "reanalyse is a share in 0..1 and consistency a weight of 0 or more, but they are "
-            f"{found['reanalyse']} and {found['consistency']}. Choose other numbers."
+            "reanalyse and blunders are shares in 0..1 and consistency a weight of 0 or more, but "
+            f"they are {shares} and {found['consistency']}. Choose other numbers."
         )
     return found
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from reverie.data.fill import mixed
 from reverie.data.sample import Sampler
 from reverie.data.store import Store
 from reverie.data.strategy import Prioritized, Strategy
-from reverie.envs.boards import symmetries
 from reverie.evaluate.judge import judge
 from reverie.evaluate.match import match
 from reverie.evaluate.opponents import Legal, opponents
@@ -40,6 +39,7 @@ from reverie.plan_agent import PlanAgent
 from reverie.planners.compiled_mlp import CompiledMLP
 from reverie.planners.mcts import MCTS
 from reverie.progress import Progress
+from reverie.recipes.turned import Turned
 from reverie.run import Run, Stage
 
 _TRIALS = 1_000_000  # seed of evaluation worlds, which no run trains on
@@ -72,7 +72,8 @@ class Setup:
 
     def __post_init__(self) -> None:
         """Make who acts."""
-        agent = Searcher(self.model, self.search, self.explore, self.compiled)
+        blunders = Blunders(self["blunders"], self.random) if self["blunders"] else None
+        agent = Searcher(self.model, self.search, self.explore, self.compiled, blunders)
         object.__setattr__(self, "agent", agent)
 
     def __getitem__(self, name: str) -> Any:
@@ -92,6 +93,17 @@ class Setup:
         return Legal() if legal else RandomAgent(self.model.actions)
 
 
+class Blunders(NamedTuple):
+    """Moves that are made without a thought, so that a value knows what mistakes are worth.
+
+    Among players who never err all moves that keep a draw look alike, and those that set traps
+    for others do not stand out.
+    """
+
+    share: float  # of the moves, while it explores
+    random: Agent
+
+
 class Searcher:
     """Acts by one search while exploring and by another otherwise. The carry is `PlanAgent`'s.
 
@@ -102,6 +114,7 @@ class Searcher:
         search: to act as well as it can.
         explore: to collect with.
         compiled: the networks of the moment, or None.
+        blunders: made while exploring; None: none.
     """
 
     def __init__(
@@ -110,9 +123,10 @@ class Searcher:
         search: MCTS,
         explore: MCTS,
         compiled: Callable[[], CompiledMLP | None],
+        blunders: Blunders | None = None,
     ) -> None:
         self._model, self._search, self._explore = model, search, explore
-        self._compiled = compiled
+        self._compiled, self._blunders = compiled, blunders
 
     def initial(self, batch: int) -> Any:
         """Nothing was seen yet.
@@ -136,57 +150,17 @@ class Searcher:
         planner = replace(chosen, compiled=self._compiled())
         agent = PlanAgent(self._model, planner, warm=False)
         carry, act = agent.act(carry, obs, first, generator=generator)
-        return carry, Act(act.action, {n: act.extra[n] for n in _KEPT if n in act.extra})
+        action = act.action
+        if explore and self._blunders is not None:
+            any_ = self._blunders.random.act(None, obs, first, generator=generator)[1].action
+            dice = torch.rand(len(action), generator=generator) < self._blunders.share
+            dice = dice.view(-1, *(1,) * (action.dim() - 1)).to(action.device)
+            action = torch.where(dice, any_.to(action.device), action)
+            carry = carry._replace(action=action)
+        return carry, Act(action, {n: act.extra[n] for n in _KEPT if n in act.extra})
 
 
 # -- what is learned from -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Turned:
-    """Boards that are the same game: each segment is turned or mirrored by one of them.
-
-    Attributes:
-        cells: (G, cells): new cell i is the old cell [g, i]; see `envs.boards.symmetries`.
-        moves: (G, A): the same of moves.
-    """
-
-    cells: Tensor
-    moves: Tensor
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch, each row seen another way; drawn from torch's default generator."""
-        which = torch.randint(len(self.cells), (len(batch.mask),))
-        cells, moves = self.cells[which], self.moves[which]  # (B, cells), (B, A)
-        planes = batch.obs["vector"].unflatten(-1, (-1, cells.shape[1]))  # (B, T+1, 2, cells)
-        obs = {
-            "vector": _picked(planes, cells).flatten(2),
-            LEGAL: _picked(batch.obs[LEGAL], moves),
-        }
-        assert batch.action is not None  # noqa: S101
-        action = moves.argsort(1).gather(1, batch.action)
-        policy = {n: _picked(x, moves) for n, x in batch.extra.items() if n == "search_policy"}
-        return batch._replace(obs=obs, action=action, extra={**batch.extra, **policy})
-
-
-def _picked(x: Tensor, order: Tensor) -> Tensor:
-    """(B, ..., N) with the last axis in another order (B, N) for each row."""
-    index = order.view(len(order), *(1,) * (x.dim() - 2), order.shape[1])
-    return x.gather(-1, index.expand_as(x))
-
-
-def turned(name: str) -> Turned | None:
-    """The symmetries of a board game of `envs.boards`; None for any other world.
-
-    Args:
-        name: as `envs.make` takes it.
-    """
-    known = {"board/tic_tac_toe": (3, 3, False), "board/connect_four": (6, 7, True)}
-    if name not in known:
-        return None
-    rows, columns, falling = known[name]
-    cells = torch.from_numpy(symmetries(rows, columns, falling=falling))
-    return Turned(cells, cells[:, :columns] if falling else cells)
 
 
 @dataclass(frozen=True)
