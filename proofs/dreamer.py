@@ -226,7 +226,7 @@ CLAIMS: dict[str, Claim] = {
         600.0,
         {
             "env": "dmc/cartpole-swingup",
-            "updates": 40_000,
+            "updates": 30_000,
             "prefill": 1000,
             "action_repeat": 4,
             "episodes": 5,
