@@ -288,21 +288,20 @@ def test_matches_are_counted_from_both_seats():
 
 
 def test_a_coin_that_is_played_right_is_worth_less_than_the_safe_choice():
-    """2.3 a round if declined; tossed, seen, and claimed on heads only: 4 half of the time."""
+    """2.5 if declined; tossed, seen, and claimed on heads only: 4 half of the time."""
     env = BOARDS["coin"](2000)
     obs, _ = env.reset(seed=0)
-    total, faces = np.zeros(2000), []
-    for step in range(6):
-        choosing = obs["vector"][:, 0] == 1
-        assert choosing.all() == (step % 2 == 0)
-        faces.append(obs["vector"][:, 1].mean())
-        action = np.where(choosing | (obs["vector"][:, 1] == 1), 1, 0)
-        obs, reward, over, _, _ = env.step(action)
-        total += reward
-    assert over.all() and total.mean() == pytest.approx(6.0, abs=4 * (12 / 2000) ** 0.5)
-    assert faces[1] == pytest.approx(0.5, abs=0.05)
+    assert (obs["vector"] == [1, 0, 0]).all()
+    obs, reward, over, _, _ = env.step(np.ones(2000, dtype=np.int64))
+    heads = obs["vector"][:, 1] == 1
+    assert (reward == 0).all() and not over.any()
+    assert heads.mean() == pytest.approx(0.5, abs=0.05)
+    assert (heads ^ (obs["vector"][:, 2] == 1)).all()
+    _, reward, over, _, _ = env.step(heads.astype(np.int64))
+    assert over.all() and reward.mean() == pytest.approx(2.0, abs=4 * 2 / 2000**0.5)
     env.reset()
-    for _ in range(3):
-        obs, reward, over, _, _ = env.step(np.zeros(2000, dtype=np.int64))
-        assert (reward == 2.3).all()
-    assert over.all()
+    env.step(np.ones(2000, dtype=np.int64))
+    assert set(env.step(np.ones(2000, dtype=np.int64))[1]) == {4.0, -1.0}
+    env.reset()
+    _, reward, over, _, _ = env.step(np.zeros(2000, dtype=np.int64))
+    assert over.all() and (reward == 2.5).all()

@@ -10,41 +10,39 @@ import numpy as np
 from reverie.core.types import Box, Discrete
 from reverie.envs.toyworld import ToyWorld
 
-SAFE = 2.3  # of declining
+SAFE = 2.5  # of declining
 PRIZE, COST = 4.0, 1.0  # of claiming; a coin that is played right is worth half the prize
-ROUNDS = 3
 
 
 class Coin(ToyWorld):
-    """In each of three rounds take the safe 2.3, or toss a coin, look at it, and claim or fold.
+    """Take the safe 2.5, or toss a coin, look at it, and claim or fold.
 
     Claiming earns 4 on heads and costs 1 on tails; folding earns 0. Who plays right claims on
-    heads and folds on tails, so a toss is worth 2: the best return is 6.9, that of a gambler 6. A
-    model without chance sees that claims are nearly always followed by the prize, as hardly
-    anybody claims on tails, and takes the prize for the claim's doing.
+    heads and folds on tails, so a toss is worth 2, and the best is to decline. A model without
+    chance sees that claims are nearly always followed by the prize, as hardly anybody claims on
+    tails; it takes the prize for the claim's doing, and tosses.
 
-    Observations: 'vector' (4,): whether it is to be chosen, heads, tails, rounds that are over in
-    thirds. Actions: 0 declines or folds, 1 tosses or claims.
+    Observations: 'vector' (3,): whether it is to be chosen, heads, tails. Actions: 0 declines or
+    folds, 1 tosses or claims.
 
     Args:
         num_envs: rows.
-        time_limit: decisions; None: all rounds.
+        time_limit: decisions; None: 2.
         seed: of the coins.
     """
 
     def __init__(self, num_envs: int = 1, *, time_limit: int | None = None, seed: int = 0) -> None:
         super().__init__(
             num_envs,
-            {"vector": Box((4,), 0.0, 1.0)},
+            {"vector": Box((3,), 0.0, 1.0)},
             Discrete(2),
-            time_limit=time_limit or 2 * ROUNDS,
+            time_limit=time_limit or 2,
             seed=seed,
         )
-        self._round = np.zeros(num_envs, dtype=np.int64)
         self._face = np.zeros(num_envs, dtype=np.int64)  # 0 no coin, 1 heads, 2 tails
 
     def _begin(self, rows: np.ndarray) -> None:
-        self._round[rows], self._face[rows] = 0, 0
+        self._face[rows] = 0
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         choosing, yes = self._face == 0, action == 1
@@ -53,10 +51,7 @@ class Coin(ToyWorld):
         tossed = choosing & yes
         coin = 1 + (self._random.random(self.num_envs) < 0.5)
         self._face = np.where(tossed, coin, 0)
-        self._round = self._round + ~tossed
-        return reward, self._round == ROUNDS
+        return reward, ~tossed
 
     def _see(self) -> dict[str, np.ndarray]:
-        face = np.eye(3, dtype=np.float32)[self._face]
-        done = (self._round / ROUNDS).astype(np.float32)
-        return {"vector": np.concatenate([face, done[:, None]], 1)}
+        return {"vector": np.eye(3, dtype=np.float32)[self._face]}

@@ -88,7 +88,7 @@ PRESETS: dict[str, Preset] = {
     "board/twenty48": Preset(discount=0.999, steps=10, num_envs=32, noise=0.5),
     "board/coin": Preset(
         discount=1.0,
-        steps=6,
+        steps=2,
         updates=1500,
         num_envs=32,
         latent=16,
