@@ -66,7 +66,7 @@ class Preset:
 TWO = Preset(
     players=2,
     discount=1.0,
-    updates=12_000,
+    updates=24_000,
     num_envs=64,
     batch=256,
     unroll=3,
