@@ -247,7 +247,7 @@ def test_dreams_from_an_end_count_nothing():
     behavior = ActorCritic(model, replace(V3, **TINY))
     batch = sample_batch(model, (2, 4), 0, obs=None, extra=None)
     weight = behavior._actor_loss(batch, posterior(model, batch)).states.weight
-    alive = weight[:, 0].view(2, 5).tolist()
+    alive = weight[0].view(2, 5).tolist()
     assert alive == [[1, 1, 1, 1, 1], [1, 0, 1, 1, 1]]  # row 1: the world ended at once
 
 

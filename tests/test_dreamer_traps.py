@@ -98,8 +98,8 @@ def test_a_dream_has_as_many_steps_as_it_says(horizon):
     with torch.no_grad():
         states = model.parts()[0].loss(batch, None).states
         dreamt = behavior._actor_loss(batch, states).states
-    assert dreamt.returns.shape == dreamt.weight.shape == (10, horizon)
-    assert dreamt.features.shape[:2] == (10, horizon + 1)
+    assert dreamt.returns.shape == dreamt.weight.shape == (horizon, 10)
+    assert dreamt.features.shape[:2] == (horizon + 1, 10)
 
 
 def test_a_picture_is_read_alike_while_acting_and_while_learning():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reverie.nn.folded import Doubled, Halved, Same, Transposed
-from reverie.nn.rms_silu import rms_silu
+from reverie.nn.onepass import rms_silu
 
 PLAIN = {
     Halved: nn.Conv2d.forward,

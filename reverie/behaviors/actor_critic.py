@@ -23,8 +23,8 @@ from reverie.behaviors.returns import lambda_returns, reached
 from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
 from reverie.core.model import Part, WorldModel, need
-from reverie.core.types import Batch, Box, Discrete, Heads, Loss, Optim, Rollout
-from reverie.imagine import imagine
+from reverie.core.types import Batch, Box, Discrete, Heads, Loss, Optim
+from reverie.imagine import unroll
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.likelihood import Head, Likelihood, TwoHot, UnitGaussian
 from reverie.nn.percentiles import Percentiles
@@ -111,11 +111,11 @@ V3 = ActorCriticConfig(
 
 
 class Dreamt(NamedTuple):
-    """What the actor's part hands to the critic's. N = B (T+1) dreams."""
+    """What the actor's part hands to the critic's. N = B (T+1) dreams, moment after moment."""
 
-    features: Tensor  # (N, H+1, D) without graph
-    returns: Tensor  # (N, H) without graph
-    weight: Tensor  # (N, H) how far each state is reached
+    features: Tensor  # (H+1, N, D) without graph
+    returns: Tensor  # (H, N) without graph
+    weight: Tensor  # (H, N) how far each state is reached
     replayed: Tensor  # (B, T+1, D) features of the inferred states, with their graph
 
 
@@ -208,25 +208,24 @@ class ActorCritic(nn.Module):
             )
         c, start = self.config, tree.flatten(tree.detach(states))
         with torch.set_grad_enabled(c.value_gradients > 0):
-            dream, features = self._dream(start)
-            reward, goes_on = self._earned(dream)
+            actions, features, reward, goes_on = self._dream(start)
             critic = self.slow if c.slow_targets else self.critic
-            value = critic.mean(features)[..., 0]  # (N, H+1)
-            returns = lambda_returns(reward, goes_on, value[:, 1:], c.lam)
-        weight = reached(_alive(batch).flatten(), goes_on).detach()
+            value = critic.mean(features)[..., 0]  # (H+1, N)
+            returns = lambda_returns(reward.T, goes_on.T, value[1:].T, c.lam).T
+        weight = reached(_alive(batch).flatten(), goes_on.T).T.detach()
         scale = self.range(returns) if c.normalise else torch.ones((), device=returns.device)
-        chosen = self.distribution(features[:, :-1].detach())
+        chosen = self.distribution(features[:-1].detach())
         objective = c.value_gradients * returns / scale + c.entropy * chosen.entropy()
         if c.value_gradients < 1:
-            advantage = ((returns - value[:, :-1]) / scale).detach()
-            score = chosen.log_prob(dream.actions) * advantage
+            advantage = ((returns - value[:-1]) / scale).detach()
+            score = chosen.log_prob(actions) * advantage
             objective = objective + (1 - c.value_gradients) * score
         terms = {
             "entropy": chosen.entropy().mean().detach(),
             "return": returns.mean().detach(),
             "scale": scale,
         }
-        replayed = features[:, :0]
+        replayed = features[:0]
         if c.replay:
             replayed = self._features(tree.flatten(states)).unflatten(0, batch.first.shape)
         handed = Dreamt(features.detach(), returns.detach(), weight, replayed)
@@ -234,11 +233,11 @@ class ActorCritic(nn.Module):
 
     def _critic_loss(self, batch: Batch, dreamt: Dreamt) -> Loss:
         """Returns of the dream, and along the batch's own steps."""
-        loss = self._value_loss(dreamt.features[:, :-1], dreamt.returns)
+        loss = self._value_loss(dreamt.features[:-1], dreamt.returns)
         total = (dreamt.weight * loss).mean()
         terms = {"value": total.detach()}
         if self.config.replay and batch.reward is not None:
-            steps, boot = batch.first.shape, dreamt.returns[:, 0]
+            steps, boot = batch.first.shape, dreamt.returns[0]
             returns = self._replayed_returns(batch, batch.reward, boot.view(steps))
             mask = batch.mask.float()
             loss = self._value_loss(dreamt.replayed[:, :-1], returns)
@@ -265,31 +264,40 @@ class ActorCritic(nn.Module):
         last[:, :-1] |= ~batch.mask[:, 1:]  # a recording may stop without an end
         return lambda_returns(reward, goes_on, boot[:, 1:], c.lam * (~last).float())
 
-    def _dream(self, start: Any) -> tuple[Rollout, Tensor]:
-        """H steps of the policy from N states, and the features (N, H+1, D) of them all."""
-        (model,) = self._model
-        seen: list[Tensor] = []
+    def _dream(self, start: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """H steps of the policy from N states.
 
-        def act(state: Any) -> Tensor:
+        Moments come first, so that the states before and after are parts of one piece of memory.
+
+        Returns:
+            Actions (H, N, ...), features of all states (H+1, N, D), and of each step the reward and
+            the discounted continuation (H, N).
+        """
+        (model,), steps = self._model, self.config.horizon
+        seen, states, actions = [], [start], []
+
+        def act(state: Any, _: int) -> Tensor:
             seen.append(self._features(state))
             return self.distribution(seen[-1].detach()).sample()
 
-        dream = imagine(model, start, act, self.config.horizon)
-        last = self._features(tree.map(lambda x: x[:, -1], dream.states))
-        return dream, torch.stack([*seen, last], 1)
+        for _, action, after in unroll(model, start, act, steps):
+            actions.append(action)
+            states.append(after)
+        seen.append(self._features(states[-1]))
+        every, n = tree.cat(states), tree.size(start)
+        before, after = (tree.map(lambda x, at=at: x[at : at + steps * n], every) for at in (0, n))
+        reward, goes_on = self._earned(before, torch.cat(actions), after)
+        earned = reward.view(steps, n), self.config.discount * goes_on.view(steps, n)
+        return torch.stack(actions), torch.stack(seen), *earned
 
-    def _earned(self, dream: Rollout) -> tuple[Tensor, Tensor]:
-        """Reward and discounted continuation (N, H) of each dreamed step."""
-        heads, h = self._heads, self.config.horizon
-        after = tree.flatten(tree.map(lambda x: x[:, 1:], dream.states))
+    def _earned(self, before: Any, action: Tensor, after: Any) -> tuple[Tensor, Tensor]:
+        """Reward and probability to go on (N,) of transitions."""
+        heads = self._heads
         rows = torch.ones(tree.size(after), device=self.range.ends.device)
         goes_on = rows if heads.cont is None else heads.cont(after)
         if heads.reward is None:
-            reward = self.config.survival * goes_on
-        else:
-            before = tree.flatten(tree.map(lambda x: x[:, :-1], dream.states))
-            reward = heads.reward(before, tree.flatten(dream.actions), after)
-        return reward.view(-1, h), self.config.discount * goes_on.view(-1, h)
+            return self.config.survival * goes_on, goes_on
+        return heads.reward(before, action, after), goes_on
 
     @torch.no_grad()
     def _after(self) -> None:

@@ -30,6 +30,7 @@ from reverie.nn.conv import Stack, as_floats
 from reverie.nn.latent import Divergence, Latent
 from reverie.nn.layers import Style, dense, mlp
 from reverie.nn.likelihood import Head, Likelihood
+from reverie.nn.onepass import picture_error
 from reverie.nn.recurrent import BlockGRU, Recurrence, Sizes
 from reverie.nn.symlog import symlog
 
@@ -147,8 +148,9 @@ class Decoder(nn.Module):
         """Reconstruction (N,) by modality, summed over pixels or dimensions."""
         found = {}
         for name in self.pictures:
-            error = (self.picture(name, state) - as_floats(obs[name])).square()
-            found[name] = self.config.picture_weight * error.sum((1, 2, 3))
+            raw = self.pictures[name](state.memory, state.z)
+            error = picture_error(raw, obs[name], sigmoid=self.config.sigmoid)
+            found[name] = self.config.picture_weight * error
         if self.vector is not None:
             target = torch.cat([obs[name].float() for name in self.sizes], -1)
             found["vector"] = self.vector.loss(_features(state), target)

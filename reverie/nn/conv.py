@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from reverie.core.errors import SpaceMismatch
 from reverie.nn.folded import Doubled, Halved, Same, Transposed
 from reverie.nn.layers import BlockLinear, RMSNorm, Style, dense, initialise
-from reverie.nn.rms_silu import rms_silu
+from reverie.nn.onepass import rms_silu
 
 Shape = tuple[int, int, int]  # (C, H, W)
 _Kernel = TypeVar("_Kernel", nn.Conv2d, nn.ConvTranspose2d)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.nn.rms_silu import rms_silu
+from reverie.nn.onepass import rms_silu
 
 _ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 _TRUNCATED = 1.1368  # standard deviation lost by cutting a normal at two of them

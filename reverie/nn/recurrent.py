@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.nn.layers import BlockLinear, Style, dense
+from reverie.nn.onepass import gated
 
 
 class Sizes(NamedTuple):
@@ -39,11 +40,6 @@ class Recurrence(Protocol):
     def step(self, memory: Tensor, z: Tensor, projected: Tensor) -> Tensor:
         """(N, M) of memory (N, M), z (N, Z) and projected (N, P)."""
         ...
-
-
-def tanh(x: Tensor) -> Tensor:
-    """By way of the sigmoid, which is many times faster on a CPU."""
-    return 2 * (2 * x).sigmoid() - 1
 
 
 class _Joined(nn.Module):
@@ -99,8 +95,7 @@ class LayerNormGRU(nn.Module):
     def step(self, memory: Tensor, z: Tensor, projected: Tensor) -> Tensor:
         """See `Recurrence`."""
         joined = torch.cat([self.inputs(z, projected), memory], -1)
-        reset, fresh, update = self.norm(self.gates(joined)).chunk(3, -1)
-        return _gated(reset, fresh, update, memory)
+        return gated(self.norm(self.gates(joined)), memory)
 
 
 class BlockGRU(nn.Module):
@@ -134,11 +129,4 @@ class BlockGRU(nn.Module):
         """See `Recurrence`."""
         shared = self.shared(torch.cat([self.memory(memory), self.latent(z), projected], -1))
         gates = self.gates(self.after(shared + self.own(memory)))
-        reset, fresh, update = gates.unflatten(-1, (self.blocks, 3, -1)).unbind(-2)
-        return _gated(reset.flatten(1), fresh.flatten(1), update.flatten(1), memory)
-
-
-def _gated(reset: Tensor, fresh: Tensor, update: Tensor, memory: Tensor) -> Tensor:
-    """The memory moved towards the candidate; pre-activations (N, M)."""
-    write = (update - 1).sigmoid()
-    return memory + write * (tanh(reset.sigmoid() * fresh) - memory)  # float32 under autocast
+        return gated(gates, memory, self.blocks)
