@@ -244,11 +244,12 @@ CLAIMS: dict[str, Claim] = {
         {
             "env": "dmc/cartpole-balance",
             "observe": "image",
-            "updates": 5000,
+            "updates": 16_000,
             "prefill": 500,
             "action_repeat": 8,
             "episodes": 5,
-            "evaluate_every": 500,
+            "evaluate_every": 1000,
+            "precision": "bf16",
         },
     ),
 }
