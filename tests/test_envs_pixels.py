@@ -1,7 +1,10 @@
-"""Area averaging: worked by hand, and against brute force on a repeated frame."""
+"""Area averaging, by hand and by brute force on a repeated frame; pictures of several moments."""
 
 import numpy as np
+import pytest
 
+from reverie import envs
+from reverie.core.errors import BadConfig
 from reverie.envs.pixels import AreaResize
 
 
@@ -39,3 +42,47 @@ def test_same_size_is_a_copy():
     image = AreaResize(5, 7, 5, 7)(frame)
     np.testing.assert_array_equal(image, frame.transpose(2, 0, 1))
     assert not np.shares_memory(image, frame)
+
+
+# -- pictures of several moments ------------------------------------------------------------------
+
+
+def test_pictures_of_three_moments_are_joined_the_oldest_first():
+    plain = envs.make("toy/two_rooms", 3, seed=4)
+    joined = envs.make("toy/two_rooms", 3, seed=4, frames=3)
+    assert envs.spaces(joined)[0]["image"].shape == (9, 32, 32)
+    first, found = plain.reset(seed=4)[0]["image"], joined.reset(seed=4)[0]["image"]
+    assert (found.reshape(3, 3, 3, 32, 32) == first[:, None]).all()  # it stands for those before
+    seen = [first]
+    for step in range(4):
+        action = np.full((3, 2), 0.5 if step % 2 else -0.5, np.float32)
+        seen.append(plain.step(action)[0]["image"])
+        found = joined.step(action)[0]["image"]
+    assert (found == np.concatenate(seen[-3:], 1)).all()
+    assert (seen[-1] != seen[-2]).any()
+    assert joined.observation_space.contains(joined.step(action)[0])
+
+
+def test_a_row_that_begins_anew_forgets_alone():
+    env = envs.make("toy/two_rooms", 2, seed=0, frames=2)
+    env.reset(seed=0)
+    before = env.step(np.ones((2, 2), np.float32))[0]["image"]
+    after = env.reset(options={"reset_mask": np.array([True, False])})[0]["image"]
+    assert (after[0, :3] == after[0, 3:]).all()
+    assert (after[1] == before[1]).all()
+    assert (after[1, :3] != after[1, 3:]).any()
+
+
+def test_vectors_stay_as_they_are():
+    env = envs.make("CartPole-v1", 2, seed=0, observe="both", frames=2)
+    seen = env.reset(seed=0)[0]
+    assert seen["vector"].shape == (2, 4)
+    assert seen["image"].shape == (2, 6, 64, 64)
+    env.close()
+
+
+@pytest.mark.parametrize("frames", [0, 3])
+def test_there_must_be_pictures_to_join(frames):
+    name = "CartPole-v1" if frames else "toy/two_rooms"
+    with pytest.raises(BadConfig, match="Leave it out, or ask for observe='image'"):
+        envs.make(name, frames=frames)

@@ -557,6 +557,17 @@ def test_a_wrong_observation_is_refused_where_it_acts_and_where_it_learns():
         losses(model, batch._replace(reward=None))
 
 
+@pytest.mark.parametrize(
+    ("given", "channels"),
+    [({}, 9), ({"frames": 2}, 6), ({"observe": "both"}, 3), ({"observe": "vector"}, None)],
+)
+def test_where_there_are_only_pictures_it_sees_three_moments(given, channels):
+    """Nothing is remembered between decisions: one picture would hide how things move."""
+    run = registry.recipe("tdmpc2")(**{"env": "CartPole-v1", "observe": "image", **TINY, **given})
+    pictures = [s for s in run.model.observations.values() if len(s.shape) == 3]
+    assert {space.shape[0] for space in pictures} == ({channels} if channels else set())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_reward_that_is_not_finite_stops_the_run(value, tmp_path):
     """symlog and clamping would hide an infinity."""

@@ -26,6 +26,7 @@ from reverie.core.errors import BadConfig, MissingExtra, SpaceMismatch, UnknownN
 from reverie.core.types import Box, Discrete, Space
 from reverie.core.vector import refuse_finished, reset_rows
 from reverie.envs import tasks
+from reverie.envs.frames import Recent
 from reverie.envs.standard import OBSERVE, FirstSeed, image_keys, standardise
 
 _EXTRA_OF: Mapping[str, str] = {  # what Gymnasium's own environments miss -> our extra
@@ -47,6 +48,7 @@ def make(
     workers: int = 0,
     observe: str = "auto",
     rows: tuple[int, int] | None = None,
+    frames: int | None = None,
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
     """A vector of environments in one form.
@@ -71,6 +73,8 @@ def make(
             "vector": no images; "both": also rendered if need be.
         rows: (top, bottom): only image rows top..bottom-1, of the environment's own picture, are
             kept before the resize; None: all. Of doom/ (120 rows) or CarRacing (96), for example.
+        frames: images of so many moments are joined along their channels, the oldest first; None:
+            one. See `reverie.envs.frames`.
         **kwargs: for the environment's constructor.
 
     Returns:
@@ -90,6 +94,15 @@ def make(
             f"workers must be 0 or more, observe one of {', '.join(OBSERVE)}, and time_limit at "
             f"least 1, but they are {workers}, '{observe}' and {time_limit}."
         )
+    if frames is not None:
+        given = {"size": size, "action_repeat": action_repeat, "time_limit": time_limit}
+        given |= {"workers": workers, "observe": observe, "rows": rows, **kwargs}
+        env = make(name, num_envs, seed=seed, **given)
+        try:
+            return Recent(env, frames)
+        except BadConfig:
+            env.close()
+            raise
     namespace, _, rest = name.partition("/")
     if namespace == "toy" or namespace in registry.names("env"):
         if action_repeat not in {None, 1} or workers or observe != "auto" or rows is not None:

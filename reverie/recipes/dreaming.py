@@ -86,7 +86,7 @@ def worldly(arguments: dict[str, Any], usual: str) -> dict[str, Any]:
 
 def _world(arguments: Mapping[str, Any], num_envs: int, seed: int) -> VectorEnv:
     """Only what was asked for is passed on: toy worlds take no more."""
-    asked = {name: arguments[name] for name in ("action_repeat", "time_limit")}
+    asked = {name: arguments.get(name) for name in ("action_repeat", "time_limit", "frames")}
     if arguments["observe"] != "auto":
         asked["observe"] = arguments["observe"]
     options = {name: value for name, value in asked.items() if value is not None}

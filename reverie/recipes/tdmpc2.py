@@ -44,6 +44,7 @@ def tdmpc2(
     action_repeat: int | None = None,
     time_limit: int | None = None,
     observe: Literal["auto", "image", "vector", "both"] = "auto",
+    frames: int | None = None,
     data: str | None = None,
     evaluate_every: int = 1000,
     episodes: int = 5,
@@ -71,6 +72,8 @@ def tdmpc2(
         action_repeat: environment steps that one decision lasts; None: the task's own.
         time_limit: of an episode, in environment steps; None: the environment's own.
         observe: "image", "vector", "both" or what the environment gives.
+        frames: pictures of so many moments that are seen together; None: 3 where there are only
+            pictures, else one.
         data: a store, or data in any format of `reverie data`, to learn from; nothing is
             collected.
         evaluate_every: updates between two evaluations.
@@ -78,13 +81,22 @@ def tdmpc2(
         precision: "bf16" computes the losses under autocast.
         device: where the model lives and plans.
     """
-    arguments = worldly(dict(locals()), "Pendulum-v1")
+    arguments = _framed(worldly(dict(locals()), "Pendulum-v1"))
     options: dict[str, Any] = {"discount": discount_of(episode_length), "episodic": episodic}
     config = TDMPC2Config(**SMALL, **options) if size == "small" else sized(size, **options)
     torch.manual_seed(seed)
     model = TDMPC2(config, *spaces_of(arguments)).to(usable(device))
     agent = planning(model, length, small=size == "small")
     return run_of(Setup("tdmpc2", model, None, agent, arguments))
+
+
+def _framed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The latent remembers nothing, so a single picture would hide how things move."""
+    if arguments["frames"] is not None or arguments["data"] is not None:
+        return arguments
+    seen, _ = spaces_of(arguments)
+    blind = any(isinstance(space, Discrete) or len(space.shape) != 3 for space in seen.values())
+    return {**arguments, "frames": None if blind else 3}
 
 
 def planning(model: TDMPC2, horizon: int, *, small: bool) -> PlanAgent[Any]:
