@@ -265,30 +265,25 @@ class ActorCritic(nn.Module):
         return lambda_returns(reward, goes_on, boot[:, 1:], c.lam * (~last).float())
 
     def _dream(self, start: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """H steps of the policy from N states.
+        """H steps of the policy from N states; moments come first.
 
-        Moments come first, so that the states before and after are parts of one piece of memory.
+        What a step earns is asked at once, while its states are still in the cache.
 
         Returns:
             Actions (H, N, ...), features of all states (H+1, N, D), and of each step the reward and
             the discounted continuation (H, N).
         """
-        (model,), steps = self._model, self.config.horizon
-        seen, states, actions = [], [start], []
+        (model,), seen = self._model, [self._features(start)]
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def act(state: Any, _: int) -> Tensor:
-            seen.append(self._features(state))
             return self.distribution(seen[-1].detach()).sample()
 
-        for _, action, after in unroll(model, start, act, steps):
-            actions.append(action)
-            states.append(after)
-        seen.append(self._features(states[-1]))
-        every, n = tree.cat(states), tree.size(start)
-        before, after = (tree.map(lambda x, at=at: x[at : at + steps * n], every) for at in (0, n))
-        reward, goes_on = self._earned(before, torch.cat(actions), after)
-        earned = reward.view(steps, n), self.config.discount * goes_on.view(steps, n)
-        return torch.stack(actions), torch.stack(seen), *earned
+        for before, action, after in unroll(model, start, act, self.config.horizon):
+            seen.append(self._features(after))
+            steps.append((action, *self._earned(before, action, after)))
+        actions, reward, goes_on = (torch.stack(x) for x in zip(*steps, strict=True))
+        return actions, torch.stack(seen), reward, self.config.discount * goes_on
 
     def _earned(self, before: Any, action: Tensor, after: Any) -> tuple[Tensor, Tensor]:
         """Reward and probability to go on (N,) of transitions."""
