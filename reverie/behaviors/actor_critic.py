@@ -274,7 +274,7 @@ class ActorCritic(nn.Module):
             the discounted continuation (H, N).
         """
         (model,), seen = self._model, [self._features(start)]
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        steps: list[tuple[Any, Tensor, Tensor]] = []
 
         def act(state: Any, _: int) -> Tensor:
             return self.distribution(seen[-1].detach()).sample()
@@ -285,7 +285,7 @@ class ActorCritic(nn.Module):
         actions, reward, goes_on = (torch.stack(x) for x in zip(*steps, strict=True))
         return actions, torch.stack(seen), reward, self.config.discount * goes_on
 
-    def _earned(self, before: Any, action: Tensor, after: Any) -> tuple[Tensor, Tensor]:
+    def _earned(self, before: Any, action: Any, after: Any) -> tuple[Tensor, Tensor]:
         """Reward and probability to go on (N,) of transitions."""
         heads = self._heads
         rows = torch.ones(tree.size(after), device=self.range.ends.device)
