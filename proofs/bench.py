@@ -19,7 +19,7 @@ from reverie import catalog, evidence
 from reverie.bench import show
 from reverie.bench.budget import seconds_of
 from reverie.bench.run import bench
-from reverie.bench.schools import SCHOOLS
+from reverie.bench.schools import able
 from reverie.bench.tasks import TASKS, task_of
 from reverie.progress import terminal
 
@@ -77,9 +77,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     began = time.perf_counter()
+    task = task_of(options.task)
     board = bench(
-        task_of(options.task),
-        options.models.split(",") if options.models else tuple(SCHOOLS),
+        task,
+        options.models.split(",") if options.models else able(task),
         seconds=seconds_of(options.budget),
         out=options.runs / f"bench-{options.task}",
         seeds=options.seeds,

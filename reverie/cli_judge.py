@@ -102,7 +102,7 @@ def bench(options: argparse.Namespace, rest: list[str]) -> None:
     seconds = seconds_of(options.budget)
     from reverie import catalog
     from reverie.bench import run, show
-    from reverie.bench.schools import SCHOOLS
+    from reverie.bench.schools import able
     from reverie.bench.tasks import task_of
     from reverie.progress import terminal
 
@@ -110,7 +110,7 @@ def bench(options: argparse.Namespace, rest: list[str]) -> None:
     out = options.out or Path("runs") / f"bench-{task.name}"
     board = run.bench(
         task,
-        options.models or tuple(SCHOOLS),
+        options.models or able(task),
         seconds=seconds,
         out=out,
         seeds=options.seeds,

@@ -24,8 +24,9 @@ from reverie.bench.run import bench
 from reverie.bench.schools import enter
 from reverie.bench.task import facts, gather
 from reverie.bench.tasks import TASKS, task_of
-from reverie.core.errors import BadConfig, NonFinite, SpaceMismatch, UnknownName
+from reverie.core.errors import BadConfig, MissingHead, NonFinite, SpaceMismatch, UnknownName
 from reverie.core.types import Box, Discrete
+from reverie.data.collect import collect
 from reverie.data.store import Store
 from reverie.envs.cartpole import CartPole
 from reverie.envs.oracle import TwoRooms
@@ -383,3 +384,46 @@ class TestWorldModels2018:
             enter("world_models_2018")(
                 {"vector": store.observations["vector"]}, Discrete(2), store, 0
             )
+
+
+# -- schools --------------------------------------------------------------------------------------
+
+
+POLE = replace(task_of("cartpole"), transitions=400, num_envs=5, held=4, shifted=None)
+
+
+@pytest.fixture(scope="module")
+def pole(tmp_path_factory):
+    """A store of a few falls."""
+    path = tmp_path_factory.mktemp("pole") / "data"
+    with contextlib.closing(POLE.world(5, 0)) as env:
+        observations, actions = envs.spaces(env)
+        with Store.create(path, observations, actions) as store:
+            for episode in collect(env, POLE.explorer(actions), episodes=20, seed=0):
+                store.append(episode)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(schools.able(POLE)))
+def test_every_school_learns_from_the_pole_s_data_and_plans(name, pole, tmp_path):
+    """A model without memory reads the numbers, the others pictures; all can be asked to survive
+    but those that foretell neither rewards nor ends."""
+    entry = Entry(name, 0, tmp_path / name, POLE, pole)
+    assert entry.reads == (("vector",) if name in {"muzero", "pets", "tdmpc2"} else ("image",))
+    entry.fit(0.3, Silent())
+    model = entry.models()[-1][1]
+    assert tuple(model.observations) == entry.reads
+    assert entry.about["updates"] > 0
+    if name in {"lewm", "pldm"}:
+        with pytest.raises(MissingHead):
+            POLE.plan(model)
+        return
+    with contextlib.closing(POLE.world(5, 1)) as env:
+        score = control(name, env, POLE.plan(model), episodes=5, seed=1)
+    assert min(score.returns) >= 1
+
+
+def test_pets_stays_out_where_there_are_only_pictures():
+    assert "pets" in schools.able(task_of("cartpole"))
+    assert set(schools.SCHOOLS) - set(schools.able(task_of("two_rooms"))) <= {"pets"}
+    assert "pets" not in schools.able(task_of("two_rooms"))

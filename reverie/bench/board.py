@@ -115,6 +115,7 @@ def _row(task: Task, entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "name": entries[0].name,
         "title": cards[0]["model"]["title"],
+        "reads": list(entries[0].reads),
         "seeds": [entry.seed for entry in entries],
         "parameters": cards[0]["parameters"],
         "seconds": float(np.mean([entry.about["seconds"] for entry in entries])),

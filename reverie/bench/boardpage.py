@@ -114,6 +114,7 @@ def _table(board: Mapping[str, Any]) -> list[str]:
         f"control, {board['unit']} ↑",
         "shuffled predictions",
         *(f"{name.replace('_', ' ')} {arrows[way]}" for name, way in metrics.items()),
+        "reads",
         "parameters",
         "trained",
         "a decision",
@@ -129,6 +130,7 @@ def _table(board: Mapping[str, Any]) -> list[str]:
                 else "-"
                 for name in metrics
             ),
+            page.text(", ".join(row["reads"])),
             f"{row['parameters']:,}",
             f"{duration(row['seconds'])} <small>{_count(row['updates'])} updates</small>",
             _decision(row),
@@ -139,11 +141,11 @@ def _table(board: Mapping[str, Any]) -> list[str]:
         known = board["beside"].get("oracle", {}) if row["name"] == TRUE else {}
         shown = [cell(_interval(known.get(name))) for name in metrics]
         control = cell(_interval(row["control"]), unit, scale)
-        rows.append([page.text(row["name"]), control, "", *shown, "", "", _decision(row)])
+        rows.append([page.text(row["name"]), control, "", *shown, "", "", "", _decision(row)])
     for who, name in (("copy", "copying what was last seen"), ("mean", "the best constant")):
         known = board["beside"].get(who, {})
         shown = [cell(_interval(known.get(metric))) for metric in metrics]
-        rows.append([name, "", "", *shown, "", "", ""])
+        rows.append([name, "", "", *shown, "", "", "", ""])
     seeds = len(board["seeds"])
     words = (
         f"Every model learned from the same {board['transitions']:,} transitions for "

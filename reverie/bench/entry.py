@@ -18,7 +18,7 @@ from typing import Any
 
 from reverie import checkpoint
 from reverie.bench.contender import Snapshot, fit
-from reverie.bench.schools import enter
+from reverie.bench.schools import MEMORYLESS, enter
 from reverie.bench.task import Task
 from reverie.core.errors import BadConfig
 from reverie.core.model import WorldModel
@@ -43,6 +43,12 @@ class Entry:
     def title(self) -> str:
         """As tables show it."""
         return f"{self.name}, seed {self.seed}"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Modalities that the model learns from."""
+        own = self.task.memoryless if self.name in MEMORYLESS else None
+        return own or self.task.reads
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -103,7 +109,7 @@ class Entry:
     def _contender(self, store: Store) -> Any:
         if store.actions is None:
             raise BadConfig(f"{store.path} has no actions. Collect data of a world that acts.")
-        seen = {name: store.observations[name] for name in self.task.reads}
+        seen = {name: store.observations[name] for name in self.reads}
         return enter(self.name)(seen, store.actions, store, self.seed)
 
     def _save(self, seconds: float, taken: list[Snapshot]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from reverie.bench.contender import Contender, Phase
-from reverie.bench.task import facts
+from reverie.bench.task import Task, facts
 from reverie.core import registry
 from reverie.core.model import WorldModel
 from reverie.core.types import Discrete, Optim, Space
@@ -20,9 +21,14 @@ from reverie.data.sample import Sampler
 from reverie.data.store import Store
 from reverie.learner import GradientLearner
 from reverie.models import dreamer, jepa
+from reverie.models.ensemble import PETS, EnsembleConfig
+from reverie.models.muzero import MuZero, MuZeroConfig
+from reverie.models.tdmpc2 import TDMPC2, TDMPC2Config
 from reverie.models.world_models_2018 import WorldModels2018, WorldModels2018Config
+from reverie.nn.latent import Categorical, Gaussian, Latent
 from reverie.progress import Progress
-from reverie.recipes.dreamer import SMALL_V3
+from reverie.recipes.dreamer import SMALL_V3, thin
+from reverie.recipes.tdmpc2 import SMALL
 from reverie.recipes.world_models_2018 import write_latents
 
 Enter = Callable[[Mapping[str, Space], Space, Store, int], Contender]
@@ -105,6 +111,111 @@ def dreamer_v3(
     return _at_once(model, store, seed, batch=16, length=32)
 
 
+def planet(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """PlaNet, narrow.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    return _older("planet", Gaussian(16), observations, actions, store, seed=seed)
+
+
+def dreamer_v1(
+    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
+) -> Contender:
+    """Dreamer's RSSM, narrow; no behavior, the bench plans in it.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    return _older("dreamer_v1", Gaussian(16), observations, actions, store, seed=seed)
+
+
+def dreamer_v2(
+    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
+) -> Contender:
+    """DreamerV2's RSSM, narrow; no behavior, the bench plans in it.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    latent = Categorical(16, 8, unimix=0.0)
+    return _older("dreamer_v2", latent, observations, actions, store, seed=seed)
+
+
+def _older(
+    name: str,
+    latent: Latent,
+    observations: Mapping[str, Space],
+    actions: Space,
+    store: Store,
+    *,
+    seed: int,
+) -> Contender:
+    """A school before DreamerV3; all of them learn when episodes end, if they do."""
+    torch.manual_seed(seed)
+    row, ends = dreamer.SCHOOLS[name], 10.0 * facts(store)["ends"]
+    config = thin(row.config, latent=latent, cont_weight=ends, cont_layers=3)
+    model = row.model(config, observations, actions)
+    return _at_once(model, store, seed, batch=16, length=32)
+
+
+def tdmpc2(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """TD-MPC2 in its small preset, learned from what others did.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    torch.manual_seed(seed)
+    config = TDMPC2Config(**SMALL, episodic=facts(store)["ends"])
+    model = TDMPC2(config, observations, actions)
+    return _at_once(model, store, seed, batch=128, length=3, precision="float32")
+
+
+def muzero(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """MuZero without a search: its policy learns what was done, its value what that was worth.
+
+    Args:
+        observations: what the model may read.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+    """
+    torch.manual_seed(seed)
+    model = MuZero(MuZeroConfig(), dict(observations), actions)
+    return _at_once(model, store, seed, batch=128, length=10, precision="float32")
+
+
+def pets(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
+    """PETS, each member with bags of its own.
+
+    Args:
+        observations: 'vector' is needed.
+        actions: of the world.
+        store: of training data.
+        seed: of weights and batches.
+
+    Raises:
+        SpaceMismatch: if there is no vector.
+    """
+    torch.manual_seed(seed)
+    config = EnsembleConfig(ends="learned" if facts(store)["ends"] else None)
+    model = PETS(config, dict(observations), actions)
+    return _at_once(model, store, seed, batch=64, length=8, precision="float32")
+
+
 def lewm(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
     """LeWorldModel with temporal similarity.
 
@@ -147,7 +258,14 @@ def _jepa(
 
 
 def _at_once(
-    model: WorldModel, store: Store, seed: int, *, batch: int, length: int, packed: bool = True
+    model: WorldModel,
+    store: Store,
+    seed: int,
+    *,
+    batch: int,
+    length: int,
+    packed: bool = True,
+    precision: Literal["float32", "bf16"] = "bf16",
 ) -> Contender:
     """A model all of whose parts learn together, the whole time."""
 
@@ -156,17 +274,34 @@ def _at_once(
         return Sampler(store, batch, length, seed=seed, modalities=names, packed=packed)
 
     def learner() -> GradientLearner:
-        return GradientLearner(model.parts(), precision="bf16")
+        return GradientLearner(model.parts(), precision=precision)
 
     return Contender(model, (Phase("model", 1.0, learner, sampler),))
 
 
 SCHOOLS: dict[str, Enter] = {
+    "dreamer_v1": dreamer_v1,
+    "dreamer_v2": dreamer_v2,
     "dreamer_v3": dreamer_v3,
     "lewm": lewm,
+    "muzero": muzero,
+    "pets": pets,
+    "planet": planet,
     "pldm": pldm,
+    "tdmpc2": tdmpc2,
     "world_models_2018": world_models_2018,
 }
+MEMORYLESS = frozenset({"muzero", "pets", "tdmpc2"})  # one moment is all they see
+
+
+def able(task: Task) -> tuple[str, ...]:
+    """Schools that can live in a task's world; PETS foretells numbers only.
+
+    Args:
+        task: of the bench.
+    """
+    numbers = "vector" in (task.memoryless or task.reads)
+    return tuple(name for name in SCHOOLS if numbers or name != "pets")
 
 
 def enter(name: str) -> Enter:

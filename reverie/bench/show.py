@@ -18,19 +18,20 @@ def table(board: Mapping[str, Any]) -> RenderableType:
     """
     metrics = list(dict.fromkeys(n for row in board["rows"] for n in row["prediction"]))
     head = [board["task"], f"control, {board['unit']}", "shuffled", *metrics]
-    found = Table(*head, "parameters", "s", "ms a decision")
+    found = Table(*head, "reads", "parameters", "s", "ms a decision")
     for row in board["rows"]:
         values = [row["prediction"].get(name, {}).get("value") for name in metrics]
         found.add_row(
             Text(row["name"], style="bold"),
             *map(_cell, (row["control"], row["scrambled"], *values)),
+            ", ".join(row["reads"]),
             f"{row['parameters']:,}",
             f"{row['seconds']:.0f}",
             _milliseconds(row),
         )
     found.add_section()
     for row in board["baselines"]:
-        empty = [""] * (len(metrics) + 3)
+        empty = [""] * (len(metrics) + 4)
         found.add_row(row["name"], _cell(row["control"]), *empty, _milliseconds(row))
     return Group(found, _correlation(board))
 

@@ -1,8 +1,8 @@
 """What a bench is about: a world, the data all models learn from, and how a model is to act.
 
 A `Task` is data; `tasks.py` holds those that are shipped. Models see only the modalities in
-`reads`; the true state (`truth`) is in the data for probes and oracles alone. Imports core,
-agents, data, envs and the states of evaluate.
+`reads` or `memoryless`; the true state (`truth`) is in the data for probes and oracles. Imports
+core, agents, data, envs and the states of evaluate.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Task:
         transitions: that models learn from.
         held: episodes of each kind of states that they do not learn from.
         reads: modalities that a learned model may read.
+        memoryless: what a model without memory may read instead, where one moment of `reads` does
+            not show how things move; None: the same.
         plan: a model -> an agent that acts by planning in it; MissingHead if it cannot.
         score: "success" or "return": what control is ranked by.
         unit: of a return.
@@ -76,6 +78,7 @@ class Task:
     baselines: Callable[[Space], Mapping[str, Agent]] = field(default=lambda actions: {})
     edits: Callable[[], Sequence[Pairs]] | None = None
     shifted: Callable[[int, int], VectorEnv] | None = None
+    memoryless: tuple[str, ...] | None = None
     episodes: int = 100
     num_envs: int = 20
 

@@ -100,6 +100,7 @@ def cartpole() -> Task:
         context=3,
         horizon=8,
         truth="vector",
+        memoryless=("vector",),
         oracle=CartPole,
         baselines=_at_random,
         episodes=40,
@@ -169,9 +170,14 @@ def _at_random(actions: Any) -> dict[str, Agent]:
 
 
 def _to_survive(model: WorldModel, *, horizon: int, repeat: int, replan: int) -> Agent:
-    """CEM over Discrete actions for steps survived."""
+    """CEM over Discrete actions for steps survived.
+
+    MuZero says in rewards what others say by `cont`: after an end it foretells none.
+    """
     planner = CEM(horizon=horizon, samples=32, iterations=2, elites=4, repeat=repeat, momentum=0.3)
-    return PlanAgent(model, planner, Return(model.heads, survival=1.0), replan=replan)
+    paid = model.heads.cont is None and model.heads.reward is not None
+    aim = Return(model.heads) if paid else Return(model.heads, survival=1.0)
+    return PlanAgent(model, planner, aim, replan=replan)
 
 
 def _to_earn(model: WorldModel) -> Agent:

@@ -135,7 +135,7 @@ def dreamer_v2(
     arguments = worldly(dict(locals()), "CartPole-v1")
     config, behavior = SCHOOLS["dreamer_v2"].config, V2
     if size == "small":
-        config = _thin(config, latent=Categorical(16, 8, unimix=0.0))
+        config = thin(config, latent=Categorical(16, 8, unimix=0.0))
         behavior = _quick(behavior, entropy=1e-3)
     if isinstance(spaces_of(arguments)[1], Discrete):
         behavior = replace(behavior, value_gradients=0.0)
@@ -187,7 +187,7 @@ def dreamer_v1(
     arguments = worldly(dict(locals()), "Pendulum-v1")
     config, behavior = SCHOOLS["dreamer_v1"].config, V1
     if size == "small":
-        config, behavior = _thin(config, latent=Gaussian(16)), _quick(behavior)
+        config, behavior = thin(config, latent=Gaussian(16)), _quick(behavior)
     return run_of(dreaming("dreamer_v1", config, behavior, arguments))
 
 
@@ -239,7 +239,7 @@ def planet(
     config = replace(SCHOOLS["planet"].config, cont_weight=10.0, cont_layers=3)
     planner = CEM(horizon=12, samples=1000, iterations=10, elites=100, std=1.0)
     if size == "small":
-        config = _thin(config, latent=Gaussian(16))
+        config = thin(config, latent=Gaussian(16))
         planner = replace(planner, samples=200, iterations=5, elites=20)
     model = modelled("planet", config, arguments)
     agent = NoisyPlans(PlanAgent(model, planner, Return(model.heads), warm=False), model.actions)
@@ -263,8 +263,13 @@ SMALL_V3 = replace(
 SMALL_V3_BEHAVIOR = replace(V3, actor=_LAPROP, critic=_LAPROP, units=64)
 
 
-def _thin(config: RSSMConfig, **changes: Any) -> RSSMConfig:
-    """An older school, narrow, with a learning rate for short runs."""
+def thin(config: RSSMConfig, **changes: Any) -> RSSMConfig:
+    """An older school, narrow, with a learning rate for short runs.
+
+    Args:
+        config: of `models.dreamer.SCHOOLS`.
+        **changes: of other fields.
+    """
     optim, stack = config.optim._replace(lr=1e-3), replace(config.stack, depth=8)  # type: ignore
     return replace(config, memory=128, hidden=128, units=128, stack=stack, optim=optim, **changes)
 
