@@ -1,5 +1,6 @@
 """Ensembles against brute force, torch's own likelihood, Gymnasium's worlds and a known noise."""
 
+import copy
 import math
 
 import gymnasium
@@ -16,10 +17,11 @@ from reverie.data.store import Store
 from reverie.imagine import rollout
 from reverie.learner import GradientLearner
 from reverie.models import known
-from reverie.models.ensemble import MBPO, PETS, EnsembleConfig, Transitions, Z
-from reverie.models.ensemble_fit import Fit, FitConfig
+from reverie.models.ensemble import LOWER, MBPO, PETS, EnsembleConfig, Transitions, Z
+from reverie.models.ensemble_fit import Fit, FitConfig, Rows
 from reverie.nn.members import Members
 from reverie.nn.scale import Scale
+from reverie.nn.soft_nll import soft_nll
 from reverie.planners.cem import CEM
 from reverie.planners.gradient import Gradient
 from reverie.planners.icem import ICEM
@@ -137,6 +139,59 @@ def test_the_log_variance_stays_within_its_bounds_and_the_floor_never_falls():
     assert log_var.min() == pytest.approx(-10, abs=1e-3)
     assert log_var.max() <= 0.5 + 1e-3
     assert (log_var.diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_gradients_by_hand_are_autograds(spread):
+    """The products', the likelihood's and those of the bounds, also far beyond these."""
+    torch.manual_seed(0)
+    model = PETS(EnsembleConfig(3, 3, 2, 8), {"vector": Box((4,), -9.0, 9.0)}, Box((2,)))
+    with torch.no_grad():
+        model.lower.copy_(torch.tensor([-10.0, -3.0, -11.0, -1.0, -10.0]))
+        model.net.weights[-1] *= spread
+    rows, target = torch.randn(3, 7, 6), torch.randn(3, 7, 5)
+    nll = model.errors(rows, target)[0].mean(1)
+    wanted = torch.autograd.grad(nll.sum(), [*model.net.parameters(), model.lower, model.upper])
+    for p in model.net.parameters():
+        p.grad = torch.full_like(p, 7.0)  # is written over
+    raw, trace = model.net.traced(rows)
+    torch.testing.assert_close(raw, model.net(rows).detach())
+    found, pull, lower, upper = soft_nll(raw, target, model.lower, model.upper, LOWER)
+    torch.testing.assert_close(found, nll.detach(), rtol=1e-5, atol=1e-6)
+    model.net.pull(trace, pull)
+    grads = [p.grad for p in model.net.parameters()]
+    for ours, theirs in zip([*grads, lower, upper], wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fit_steps_as_adam_on_the_loss_would():
+    """One epoch of one batch, beside torch's Adam on the loss that autograd differentiates."""
+    torch.manual_seed(0)
+    model = ensemble(ends="learned")
+    twin = copy.deepcopy(model)
+    fit = Fit(model, lambda: None, FitConfig(batch=50))
+    data = Rows(torch.randn(50, 3), torch.randn(50, 3), torch.randn(50, 2), torch.rand(50) < 0.5)
+    own = torch.randint(50, (len(model.elites), 50))
+    adam = torch.optim.Adam(
+        twin.parameters(), lr=model.config.lr, weight_decay=model.config.weight_decay
+    )
+    torch.manual_seed(1)
+    fit.epoch(data, own)
+    torch.manual_seed(1)
+    order = own.gather(1, torch.rand(own.shape).argsort(1))
+    nll, _ = twin.errors(data.rows[order], data.target[order])
+    first = order[0]
+    miss = twin.ending_loss(data.after[first], data.terminated[first])
+    (nll.mean(1).sum() + twin.bounds() + miss).backward()
+    adam.step()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_nan_reaches_the_loss():
+    raw = torch.zeros(1, 2, 2)
+    raw[0, 1, 0] = math.nan
+    assert soft_nll(raw, torch.zeros(1, 2, 1), -torch.ones(1), torch.ones(1), -10.0)[0].isnan()
 
 
 def test_a_prediction_is_the_members_mean_and_so_many_deviations():

@@ -36,7 +36,7 @@ from reverie.nn.precision import PRECISIONS, Precision, products
 from reverie.nn.scale import Scale
 
 Propagation = Callable[[Tensor, Tensor], Tensor]  # (member so far or -1, one drawn) -> member
-_LOWER, _UPPER = -10.0, 0.5  # of the log-variance of normalised targets, at first
+LOWER, _UPPER = -10.0, 0.5  # of the log-variance of normalised targets, at first
 
 
 # Chua et al. 2018, section 4.2: a trajectory stays with the member that began it, so that what is
@@ -145,7 +145,7 @@ class Ensemble(WorldModel[State]):
             layers=config.layers,
             units=config.units,
         )
-        self.lower = nn.Parameter(torch.full((outputs,), _LOWER))
+        self.lower = nn.Parameter(torch.full((outputs,), LOWER))
         self.upper = nn.Parameter(torch.full((outputs,), _UPPER))
         self.ending = None  # the logit of an ending at a normalised observation
         if config.ends == "learned":
@@ -313,7 +313,7 @@ class Ensemble(WorldModel[State]):
         Source: Chua et al. 2018, appendix A.1: soft bounds on both sides.
         """
         mean, log_var = raw.float().chunk(2, -1)
-        lower = self.lower.clamp(min=_LOWER)
+        lower = self.lower.clamp(min=LOWER)
         log_var = self.upper - F.softplus(self.upper - log_var)
         return mean, lower + F.softplus(log_var - lower)
 

@@ -11,18 +11,22 @@ published code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reverie.core.errors import BadConfig, BadData
-from reverie.models.ensemble import Ensemble, Transitions
+from reverie.models.ensemble import LOWER, Ensemble, Transitions
+from reverie.nn.flat import side_by_side
+from reverie.nn.precision import products
+from reverie.nn.soft_nll import soft_nll
 
 _BLOCK = 8192  # held-out rows that are looked at together
+_TOGETHER = 64  # batches that are gathered together
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class FitConfig:
 
     epochs: int = 25  # at most
     batch: int = 32  # steps of each member
+    precision: Literal["float32", "medium"] = "float32"  # of the products: see `nn.precision`
     held: float = 0.2  # share of the steps that is held out ...
     held_most: int = 5000  # ... but no more than so many
     patience: int = 5  # epochs without gain after which it ends
@@ -42,6 +47,11 @@ class FitConfig:
             raise BadConfig(
                 f"Fit needs epochs, batch and patience of 1 or more and 0 < held < 1, but has "
                 f"{self.epochs}, {self.batch}, {self.patience} and {self.held}."
+            )
+        if self.precision not in ("float32", "medium"):
+            raise BadConfig(
+                f"Fit's precision is {self.precision!r}. Choose 'float32' or 'medium': gradients "
+                "in bf16 are too coarse for it."
             )
 
 
@@ -56,6 +66,12 @@ class Rows(NamedTuple):
     def take(self, index: Tensor | slice) -> Rows:
         """Some rows of all."""
         return Rows(*(x[index] for x in self))
+
+    def split(self, count: int) -> Iterator[Rows]:
+        """Where each member has rows of its own (E, N, ...): so many of each at a time."""
+        own = (x.split(count, 1) for x in self[:2])
+        shared = (x.split(count) for x in self[2:])
+        yield from map(Rows._make, zip(*own, *shared, strict=True))
 
 
 class Fit:
@@ -79,8 +95,9 @@ class Fit:
         self.model, self.config = model, config or FitConfig()
         self._data, self._seed = data, seed
         on = model.config
+        self._flat = side_by_side(tuple(model.parameters()))
         self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=on.lr, weight_decay=on.weight_decay, fused=True
+            [self._flat], lr=on.lr, weight_decay=on.weight_decay, fused=True
         )
 
     def update(self, batch: Any = None) -> dict[str, float]:
@@ -153,18 +170,44 @@ class Fit:
         Returns:
             The mean negative log-likelihood without its constant, nats a number.
         """
-        order = torch.rand(own.shape, device=own.device).argsort(1)
-        parts = own.gather(1, order).split(self.config.batch, 1)
-        total = torch.zeros((), device=own.device)
-        for index in parts:
-            nll, _ = self.model.errors(data.rows[index], data.target[index])
-            ended = data.terminated[index[0]]
-            miss = self.model.ending_loss(data.after[index[0]], ended)
-            self._optimizer.zero_grad(set_to_none=True)
-            (nll.mean(1).sum() + self.model.bounds() + miss).backward()
-            self._optimizer.step()
-            total += nll.detach().mean()
-        return float(total / (2 * len(parts)))
+        order = own.gather(1, torch.rand(own.shape, device=own.device).argsort(1))
+        total, batches = torch.zeros((), device=own.device), 0
+        with products(self.config.precision, own.device):
+            for some in order.split(_TOGETHER * self.config.batch, 1):
+                steps = Rows(
+                    *(data.rows[some], data.target[some]),
+                    *(data.after[some[0]], data.terminated[some[0]]),
+                )
+                for part in steps.split(self.config.batch):
+                    total += self._step(part)
+                    batches += 1
+        return float(total / (2 * batches))
+
+    def _step(self, steps: Rows) -> Tensor:
+        """One step of Adam on rows (E, B, ...); () their loss."""
+        model = self.model
+        self._flat.grad.zero_()  # type: ignore[union-attr]
+        loss = model.ending_loss(steps.after, steps.terminated)
+        if steps.rows.device.type == "cpu":
+            nll = self._by_hand(steps)
+        else:
+            nll = model.errors(steps.rows, steps.target)[0].mean(1)
+            loss = loss + nll.sum() + model.bounds()
+        if loss.requires_grad:
+            loss.backward()
+        self._optimizer.step()
+        return nll.detach().mean()
+
+    @torch.no_grad()
+    def _by_hand(self, steps: Rows) -> Tensor:
+        """(E,) losses; writes their gradients and those of `Ensemble.bounds`, without autograd."""
+        model = self.model
+        raw, trace = model.net.traced(steps.rows)
+        nll, pull, lower, upper = soft_nll(raw, steps.target, model.lower, model.upper, LOWER)
+        model.net.pull(trace, pull)
+        model.lower.grad.copy_(lower - model.config.penalty)  # type: ignore[union-attr]
+        model.upper.grad.copy_(upper + model.config.penalty)  # type: ignore[union-attr]
+        return nll
 
     @torch.no_grad()
     def _held_errors(self, held: Rows) -> Tensor:

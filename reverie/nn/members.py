@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from reverie.nn.layers import initialise
 
 _ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # (gradient, argument) -> gradient
+    "silu": torch.ops.aten.silu_backward,
+    "relu": lambda grad, x: grad * (x > 0),
+}
 
 
 class Members(nn.Module):
@@ -39,6 +44,7 @@ class Members(nn.Module):
         super().__init__()
         sizes = list(pairwise((inputs, *(units,) * layers, outputs)))
         self.members, self._activation = members, _ACTIVATIONS[activation]
+        self._slope = _SLOPES[activation]
         self.weights = nn.ParameterList(torch.empty(members, i, o) for i, o in sizes)
         self.biases = nn.ParameterList(torch.zeros(members, 1, o) for _, o in sizes)
         # Lists of parameters are slow to walk through: the same ones, as a tuple of pairs.
@@ -56,6 +62,30 @@ class Members(nn.Module):
             if k < last:
                 x = self._activation(x)
         return x
+
+    @torch.no_grad()
+    def traced(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """`forward` of (E, N, inputs) without a graph, and what `pull` needs to know of it."""
+        trace: list[tuple[Tensor, Tensor]] = []
+        for weight, bias in self._layers:
+            x = self._activation(trace[-1][1]) if trace else x
+            trace.append((x, torch.baddbmm(bias, x, weight)))
+        return trace[-1][1], trace
+
+    @torch.no_grad()
+    def pull(self, trace: list[tuple[Tensor, Tensor]], grad: Tensor) -> None:
+        """Write the parameters' gradients, over what was there: all must have a `grad`.
+
+        Args:
+            trace: of `traced`.
+            grad: (E, N, outputs) by what it returned.
+        """
+        for k in reversed(range(len(trace))):
+            weight, bias = self._layers[k]
+            torch.bmm(trace[k][0].transpose(1, 2), grad, out=weight.grad)
+            torch.sum(grad, 1, keepdim=True, out=bias.grad)
+            if k:
+                grad = self._slope(torch.bmm(grad, weight.transpose(1, 2)), trace[k - 1][1])
 
     def of(self, x: Tensor, member: Tensor) -> Tensor:
         """(N, outputs) of rows (N, inputs), each through one member only.
