@@ -90,3 +90,17 @@ def test_under_autocast_gates_are_float32():
     found = gated(gates.bfloat16(), memory.bfloat16())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, gated(gates, memory), atol=0.02, rtol=0.02)
+
+
+def test_elsewhere_the_same_is_composed_of_torch_s_own_functions():
+    """On a device without values: shapes and types are those of the compiled ones."""
+    raw, image = torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16), torch.zeros(2, 3, 4, 4).byte()
+    for sigmoid in (True, False):
+        here = picture_error(raw, image, sigmoid=sigmoid)
+        there = picture_error(raw.to("meta"), image.to("meta"), sigmoid=sigmoid)
+        assert (there.shape, there.dtype) == (here.shape, here.dtype)
+    gates, memory = torch.zeros(5, 24), torch.zeros(5, 8)
+    for blocks in (1, 4):
+        here = gated(gates, memory, blocks)
+        there = gated(gates.to("meta"), memory.to("meta"), blocks)
+        assert (there.shape, there.dtype) == (here.shape, here.dtype)
