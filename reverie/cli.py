@@ -126,6 +126,9 @@ def _say(line: str) -> None:
 def _list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--oracles", action="store_true", help="also the toy worlds' true models")
     parser.add_argument("--recipes", action="store_true", help="the names that `train` takes")
+    parser.add_argument(
+        "--pairs", action="store_true", help="which planner plans in which school, by trying"
+    )
     parser.add_argument("--markdown", action="store_true", help="the table of the README")
 
 
@@ -137,6 +140,11 @@ def _list(options: argparse.Namespace, rest: list[str]) -> None:
 
     from reverie import catalog
 
+    if options.pairs:
+        from reverie.pairs import table
+
+        _say(table(registry.names("model")))
+        return
     found = catalog.cards(oracles=options.oracles)
     if options.markdown:
         _say(catalog.markdown(found))

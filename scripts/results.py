@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.markdown import Markdown
 
-from reverie import catalog, evidence
+from reverie import catalog, evidence, pairs
+from reverie.core import registry
 
 
 def main() -> None:
@@ -12,6 +13,7 @@ def main() -> None:
     Console().print(Markdown(evidence.table(claims)))
     evidence.renew("docs/results.md", "results", evidence.table(claims))
     evidence.renew("README.md", "schools", catalog.markdown(catalog.cards(), claims))
+    evidence.renew("README.md", "pairs", pairs.table(registry.names("model")))
 
 
 if __name__ == "__main__":

@@ -44,9 +44,10 @@ MAY_IMPORT = {
     "bench": LEARNING | {"evaluate", "models", "recipes"},
     "loaded": LEARNING | {"evaluate"},
     "catalog": LEARNING | {"evaluate"},
+    "pairs": {"core", "planners", "behaviors"},
     "cli_judge": LEARNING | {"evaluate", "catalog", "loaded", "bench"},
     "data_cli": SMALL | {"data"},
-    "cli": LEARNING | {"data_cli", "evaluate", "player", "catalog", "loaded", "cli_judge"},
+    "cli": LEARNING | {"data_cli", "evaluate", "player", "catalog", "loaded", "cli_judge", "pairs"},
     "__main__": {"cli"},
 }
 

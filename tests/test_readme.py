@@ -45,5 +45,5 @@ def test_the_links_lead_somewhere():
 
 
 def test_the_generated_parts_are_marked():
-    for name in ("example", "schools"):
+    for name in ("example", "schools", "pairs"):
         assert splice(README, name, "x") != README
