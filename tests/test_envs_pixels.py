@@ -84,5 +84,5 @@ def test_vectors_stay_as_they_are():
 @pytest.mark.parametrize("frames", [0, 3])
 def test_there_must_be_pictures_to_join(frames):
     name = "CartPole-v1" if frames else "toy/two_rooms"
-    with pytest.raises(BadConfig, match="Leave it out, or ask for observe='image'"):
+    with pytest.raises(BadConfig, match="1 or more to a world with pictures"):
         envs.make(name, frames=frames)

@@ -288,8 +288,10 @@ class ActorCritic(nn.Module):
     def _earned(self, before: Any, action: Any, after: Any) -> tuple[Tensor, Tensor]:
         """Reward and probability to go on (N,) of transitions."""
         heads = self._heads
-        rows = torch.ones(tree.size(after), device=self.range.ends.device)
-        goes_on = rows if heads.cont is None else heads.cont(after)
+        if heads.cont is None:
+            goes_on = torch.ones(tree.size(after), device=self.range.ends.device)
+        else:
+            goes_on = heads.cont(after)
         if heads.reward is None:
             return self.config.survival * goes_on, goes_on
         return heads.reward(before, action, after), goes_on

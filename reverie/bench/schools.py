@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -111,57 +112,18 @@ def dreamer_v3(
     return _at_once(model, store, seed, batch=16, length=32)
 
 
-def planet(observations: Mapping[str, Space], actions: Space, store: Store, seed: int) -> Contender:
-    """PlaNet, narrow.
-
-    Args:
-        observations: what the model may read.
-        actions: of the world.
-        store: of training data.
-        seed: of weights and batches.
-    """
-    return _older("planet", Gaussian(16), observations, actions, store, seed=seed)
-
-
-def dreamer_v1(
-    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
-) -> Contender:
-    """Dreamer's RSSM, narrow; no behavior, the bench plans in it.
-
-    Args:
-        observations: what the model may read.
-        actions: of the world.
-        store: of training data.
-        seed: of weights and batches.
-    """
-    return _older("dreamer_v1", Gaussian(16), observations, actions, store, seed=seed)
-
-
-def dreamer_v2(
-    observations: Mapping[str, Space], actions: Space, store: Store, seed: int
-) -> Contender:
-    """DreamerV2's RSSM, narrow; no behavior, the bench plans in it.
-
-    Args:
-        observations: what the model may read.
-        actions: of the world.
-        store: of training data.
-        seed: of weights and batches.
-    """
-    latent = Categorical(16, 8, unimix=0.0)
-    return _older("dreamer_v2", latent, observations, actions, store, seed=seed)
-
-
 def _older(
     name: str,
     latent: Latent,
     observations: Mapping[str, Space],
     actions: Space,
     store: Store,
-    *,
     seed: int,
 ) -> Contender:
-    """A school before DreamerV3; all of them learn when episodes end, if they do."""
+    """A school before DreamerV3, narrow; all of them learn when episodes end, if they do.
+
+    No behavior: the bench plans in it.
+    """
     torch.manual_seed(seed)
     row, ends = dreamer.SCHOOLS[name], 10.0 * facts(store)["ends"]
     config = thin(row.config, latent=latent, cont_weight=ends, cont_layers=3)
@@ -280,13 +242,13 @@ def _at_once(
 
 
 SCHOOLS: dict[str, Enter] = {
-    "dreamer_v1": dreamer_v1,
-    "dreamer_v2": dreamer_v2,
+    "dreamer_v1": partial(_older, "dreamer_v1", Gaussian(16)),
+    "dreamer_v2": partial(_older, "dreamer_v2", Categorical(16, 8, unimix=0.0)),
     "dreamer_v3": dreamer_v3,
     "lewm": lewm,
     "muzero": muzero,
     "pets": pets,
-    "planet": planet,
+    "planet": partial(_older, "planet", Gaussian(16)),
     "pldm": pldm,
     "tdmpc2": tdmpc2,
     "world_models_2018": world_models_2018,

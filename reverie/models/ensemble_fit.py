@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor
 from reverie.core.errors import BadConfig, BadData
 from reverie.models.ensemble import LOWER, Ensemble, Transitions
 from reverie.nn.flat import side_by_side
-from reverie.nn.precision import products
 from reverie.nn.soft_nll import soft_nll
 
 _BLOCK = 8192  # held-out rows that are looked at together
@@ -35,7 +34,6 @@ class FitConfig:
 
     epochs: int = 25  # at most
     batch: int = 32  # steps of each member
-    precision: Literal["float32", "medium"] = "float32"  # of the products: see `nn.precision`
     held: float = 0.2  # share of the steps that is held out ...
     held_most: int = 5000  # ... but no more than so many
     patience: int = 5  # epochs without gain after which it ends
@@ -47,11 +45,6 @@ class FitConfig:
             raise BadConfig(
                 f"Fit needs epochs, batch and patience of 1 or more and 0 < held < 1, but has "
                 f"{self.epochs}, {self.batch}, {self.patience} and {self.held}."
-            )
-        if self.precision not in ("float32", "medium"):
-            raise BadConfig(
-                f"Fit's precision is {self.precision!r}. Choose 'float32' or 'medium': gradients "
-                "in bf16 are too coarse for it."
             )
 
 
@@ -172,15 +165,14 @@ class Fit:
         """
         order = own.gather(1, torch.rand(own.shape, device=own.device).argsort(1))
         total, batches = torch.zeros((), device=own.device), 0
-        with products(self.config.precision, own.device):
-            for some in order.split(_TOGETHER * self.config.batch, 1):
-                steps = Rows(
-                    *(data.rows[some], data.target[some]),
-                    *(data.after[some[0]], data.terminated[some[0]]),
-                )
-                for part in steps.split(self.config.batch):
-                    total += self._step(part)
-                    batches += 1
+        for some in order.split(_TOGETHER * self.config.batch, 1):
+            steps = Rows(
+                *(data.rows[some], data.target[some]),
+                *(data.after[some[0]], data.terminated[some[0]]),
+            )
+            for part in steps.split(self.config.batch):
+                total += self._step(part)
+                batches += 1
         return float(total / (2 * batches))
 
     def _step(self, steps: Rows) -> Tensor:
