@@ -40,8 +40,8 @@ class Recent(VectorWrapper[Any, Any, Any, Any, Any]):
         ]
         if frames < 1 or not self._pictures:
             raise BadConfig(
-                f"frames={frames} was asked of a world that shows {', '.join(sorted(spaces))}. Give "
-                "1 or more to a world with pictures (observe='image'), or leave it out."
+                f"frames={frames} was asked of a world that shows {', '.join(sorted(spaces))}. "
+                "Give 1 or more to a world with pictures (observe='image'), or leave it out."
             )
         self._frames, self._seen = frames, dict[str, np.ndarray]()
         for name in self._pictures:
