@@ -6,7 +6,7 @@ import shutil
 import sys
 
 OLDEST = (3, 11)
-GIGABYTES = 8
+GIGABYTES = 6
 
 
 def problems():
