@@ -5,7 +5,7 @@
     python proofs/dreamer.py swingup    # dreamer_v3_swingup: dm_control cartpole-swingup, vectors
     python proofs/dreamer.py grid       # dreamer_v3_grid: MinAtar breakout
     python proofs/dreamer.py pixels     # dreamer_v3_pixels: dm_control cartpole-balance, pictures
-    python proofs/dreamer.py line       # dreamer_line: the four schools there, at equal steps
+    python proofs/dreamer.py line       # dreamer_line: the four schools swing up, at equal steps
 
 Scores are the mean of the last five evaluations over seeds, never the best one. Runs lie in runs/
 and are gone on with if they are there, so seeds can be trained apart
@@ -47,6 +47,7 @@ from reverie.train import train
 
 RESULTS = Path("results")
 LAST = 5  # evaluations that count
+LINE = 15_000  # updates of each school where they are compared
 
 
 # -- the closed form ------------------------------------------------------------------------------
@@ -338,32 +339,42 @@ def claim(name: str, options: argparse.Namespace) -> None:
 
 
 def line(options: argparse.Namespace) -> None:
-    """results/dreamer_line.json: each school on a task that it can act in, at equal steps."""
-    settings = {**SHARED, **CLAIMS["pixels"].options}
-    if options.updates:
-        settings["updates"] = options.updates
+    """results/dreamer_line.json: the older three swing up, DreamerV3 at equal steps beside them.
+
+    DreamerV3's curves are those of dreamer_v3_swingup, up to the same update.
+    """
+    settings = {**SHARED, **CLAIMS["swingup"].options, "updates": options.updates or LINE}
+    folders = [
+        trained("swingup", recipe, seed, settings, options.runs)
+        for recipe in ("planet", "dreamer_v1", "dreamer_v2")
+        for seed in options.seeds
+    ]
+    curves = {folder.name: scores(folder) for folder in folders}
+    newest = evidence.load(RESULTS / "dreamer_v3_swingup.json").config["evaluations"]
+    for name, curve in newest.items():
+        curves[name] = [(u, value) for u, value in curve if u <= settings["updates"]]
     table: dict[str, list[float]] = {}
-    folders: list[Path] = []
-    for recipe in ("planet", "dreamer_v1", "dreamer_v2", "dreamer_v3"):
-        own = [trained("pixels", recipe, seed, settings, options.runs) for seed in options.seeds]
-        table[recipe] = [float(np.mean([v for _, v in scores(f)[-LAST:]])) for f in own]
-        folders += own
+    for name, curve in curves.items():
+        final = float(np.mean([value for _, value in curve[-LAST:]]))
+        table.setdefault(name.split("-")[0], []).append(final)
     means = {name: float(np.mean(values)) for name, values in table.items()}
-    weakest = min(means, key=lambda name: means[name])
+    weakest = min((name for name in means if name != "dreamer_v3"), key=lambda name: means[name])
     found, random = over_seeds(table[weakest]), at_random(settings)
-    said = CLAIMS["pixels"].what.replace("DreamerV3", f"The weakest of the four, {weakest},")
+    said = CLAIMS["swingup"].what.replace(
+        "DreamerV3", f"The weakest of the older three, {weakest},"
+    )
     plot = RESULTS / "dreamer_line.png"
-    draw(plot, {folder.name: scores(folder) for folder in folders}, random.value, None)
+    draw(plot, curves, random.value, CLAIMS["swingup"].target)
     evidence.record(
         "dreamer_line",
-        what=f"{said}: the mean of the last {LAST} evaluations over seeds; the others at equal "
-        "steps beside it.",
+        what=f"{said}: the mean of the last {LAST} evaluations over seeds; the others and "
+        "DreamerV3 at equal steps beside it.",
         metric="return",
         value=found.value,
         low=found.low,
         high=found.high,
         better="higher",
-        target=CLAIMS["pixels"].target,
+        target=CLAIMS["swingup"].target,
         baselines={**{k: v for k, v in means.items() if k != weakest}, "random": random.value},
         seeds=options.seeds,
         steps=int(settings["prefill"] + settings["steps_per_update"] * settings["updates"]),
@@ -373,6 +384,7 @@ def line(options: argparse.Namespace) -> None:
             "recipe": "planet, dreamer_v1, dreamer_v2, dreamer_v3",
             **settings,
             "last evaluations by seed": table,
+            "evaluations": curves,
             "seconds a seed": {folder.name: spent(folder) for folder in folders},
             "low and high": "least and largest of the seeds",
         },
@@ -383,11 +395,14 @@ def line(options: argparse.Namespace) -> None:
 def draw(
     path: Path, curves: dict[str, list[tuple[int, float]]], random: float, target: float | None
 ) -> None:
-    """Every seed's evaluations, beside random actions and the target."""
+    """Every seed's evaluations, beside random actions and the target; a colour for each school."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
+    schools = list(dict.fromkeys(name.split("-")[0] for name in curves))
     for name, curve in curves.items():
-        axes.plot(*zip(*curve, strict=True), label=name)
+        school = schools.index(name.split("-")[0])
+        color = f"C{school}" if len(schools) > 1 else None
+        axes.plot(*zip(*curve, strict=True), label=name, color=color, linewidth=1.2)
     axes.axhline(random, color="0.5", linestyle=":", label="random")
     if target is not None:
         axes.axhline(target, color="0.5", linestyle="--", label="target")
