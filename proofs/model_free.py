@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from dreamer import CLAIMS, LAST, SHARED, at_random, over_seeds
+from dreamer import CLAIMS, LAST, SHARED, blind, over_seeds
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -158,7 +158,7 @@ def main() -> None:
         high=found.high,
         better="higher",
         target=None,
-        baselines={"random": at_random(settings).value},
+        baselines=blind(settings),
         seeds=options.seeds,
         steps=steps,
         seconds=time.perf_counter() - began,

@@ -134,8 +134,8 @@ def cartpole(options: argparse.Namespace) -> None:
         trained("muzero", folder, seed, settings)
     curves = {folder.name: returns.scores(folder) for folder in folders}
     finals = [last(curve) for curve in curves.values()]
-    found, random = returns.over_seeds(finals), returns.at_random(settings)
-    returns.draw(RESULTS / "muzero_cartpole.png", curves, random.value, 450.0)
+    found, without = returns.over_seeds(finals), returns.blind(settings)
+    returns.draw(RESULTS / "muzero_cartpole.png", curves, without, 450.0)
     evidence.record(
         "muzero_cartpole",
         what="MuZero in CartPole-v1 (vectors): the mean of the last 5 evaluations over seeds, 10 "
@@ -146,7 +146,7 @@ def cartpole(options: argparse.Namespace) -> None:
         high=found.high,
         better="higher",
         target=450.0,
-        baselines={"random": random.value},
+        baselines=without,
         seeds=options.seeds,
         steps=evaluated(folders),
         seconds=sum(returns.spent(folder) for folder in folders),
@@ -228,9 +228,9 @@ def chance(options: argparse.Namespace) -> None:
     finals = {arm: [last(curve) for curve in found.values()] for arm, found in curves.items()}
     pairs = zip(finals["stochastic_muzero"], finals["muzero"], strict=True)
     gain = returns.over_seeds([ours - plain for ours, plain in pairs])
-    random = returns.at_random(settings)
+    without = returns.blind(settings)
     both = {**curves["muzero"], **curves["stochastic_muzero"]}
-    returns.draw(RESULTS / "muzero_chance.png", both, random.value, 2.5)
+    returns.draw(RESULTS / "muzero_chance.png", both, without, 2.5)
     evidence.record(
         "muzero_chance",
         what="How much more Stochastic MuZero earns than MuZero at equal steps where a coin may "
@@ -245,7 +245,7 @@ def chance(options: argparse.Namespace) -> None:
         baselines={
             "Stochastic MuZero's return": float(np.mean(finals["stochastic_muzero"])),
             "MuZero's return": float(np.mean(finals["muzero"])),
-            "random's return": random.value,
+            "random's return": without["random"],
         },
         seeds=options.seeds,
         steps=evaluated(folders),

@@ -24,8 +24,9 @@ from reverie.core.types import Batch, Box, Discrete, Heads, Space
 from reverie.nn.leap import rows_of
 
 # (embeddings (N, K, D) a block apart, the anchor last; actions (N, K, block, A) after each, zero
-# after the moment asked for; steps (N,) from the anchor to that moment) -> (N, D) there
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+# after the moment asked for; steps (N,) from the anchor to that moment) -> (N, D) there. Where the
+# window grows it is also told (N,) how many of the embeddings, the newest ones, count.
+Predict = Callable[..., Tensor]
 
 
 class Window(NamedTuple):
@@ -34,6 +35,7 @@ class Window(NamedTuple):
     history: int  # K frames that the predictor reads, one block apart
     block: int  # world steps in a leap
     leaps: int  # U predictions in a row in the loss, each from the one before
+    grows: bool = False  # a young episode's window is short; else its first frame is repeated
 
     @property
     def steps(self) -> int:
@@ -47,6 +49,7 @@ class State(NamedTuple):
     z: Tensor  # (B, (K-1) block + 1, D) embeddings up to the anchor, one a step, newest last
     action: Tensor  # (B, K block, A) what led to each moment up to now, newest last
     ahead: Tensor  # (B,) int64 in 0..block-1: steps from the anchor to now
+    age: Tensor  # (B,) int64 in 0..(K-1) block: steps of this episode that lie before the anchor
 
 
 class Moment(NamedTuple):
@@ -107,18 +110,19 @@ class Leaping(WorldModel[State], abc.ABC):
         length = (self.window.history - 1) * self.window.block + 1
         blank = h.new_zeros(len(h), self.window.history * self.window.block, self.acts)
         ahead = torch.zeros_like(h[:, 0], dtype=torch.int64)
-        begun = State(h[:, None].expand(-1, length, -1), blank, ahead)
+        begun = State(h[:, None].expand(-1, length, -1), blank, ahead, ahead)
         if state is None:
             return begun
         shift = torch.arange(length, device=h.device) + state.ahead[:, None] + 1
         z = rows_of(state.z, shift.clamp(max=length - 1))
         z = torch.cat([z[:, :-1], h[:, None]], 1)
-        going = State(z, self._pushed(state.action, action), ahead)
+        age = (state.age + state.ahead + 1).clamp(max=length - 1)
+        going = State(z, self._pushed(state.action, action), ahead, age)
         if first is None:
             return going
         fresh = first[:, None, None]
         z, pushed = (torch.where(fresh, b, g) for b, g in zip(begun[:2], going[:2], strict=True))
-        return State(z, pushed, ahead)
+        return State(z, pushed, ahead, age.masked_fill(first, 0))
 
     def predict(
         self,
@@ -133,12 +137,13 @@ class Leaping(WorldModel[State], abc.ABC):
         pushed, ahead = self._pushed(state.action, action), state.ahead + 1
         full = ahead == self.window.block
         if not full.any():  # waits for the device, and saves the network
-            return State(state.z, pushed, ahead)
-        landed = self._leap(state.z, pushed, ahead)[:, None]
+            return State(state.z, pushed, ahead, state.age)
+        landed = self._leap(state.z, pushed, ahead, state.age)[:, None]
         between = state.z[:, -1:].expand(-1, self.window.block - 1, -1)
         moved = torch.cat([state.z, between, landed], 1)[:, -state.z.shape[1] :]
         moved = torch.where(full[:, None, None], moved, state.z)
-        return State(moved, pushed, ahead.masked_fill(full, 0))
+        age = (state.age + self.window.block * full).clamp(max=state.z.shape[1] - 1)
+        return State(moved, pushed, ahead.masked_fill(full, 0), age)
 
     @property
     def heads(self) -> Heads:
@@ -150,16 +155,17 @@ class Leaping(WorldModel[State], abc.ABC):
         newest = state.z[:, -1]
         if not state.ahead.any():  # waits for the device, and saves the network
             return newest
-        inside = self._leap(state.z, state.action, state.ahead.clamp(min=1))
+        inside = self._leap(state.z, state.action, state.ahead.clamp(min=1), state.age)
         return torch.where(state.ahead[:, None] == 0, newest, inside)
 
-    def _leap(self, z: Tensor, action: Tensor, n: Tensor) -> Tensor:
+    def _leap(self, z: Tensor, action: Tensor, n: Tensor, age: Tensor) -> Tensor:
         """The embedding (B, D) n steps after the anchor, where `action` ends n steps after it."""
-        k, block, _ = self.window
+        k, block = self.window[:2]
         steps = torch.arange(k * block, device=z.device) + block - n[:, None]
         done = rows_of(action, steps.clamp(max=k * block - 1))
         done = done * (steps < k * block)[..., None]
-        return self.predictor(z[:, ::block], done.unflatten(1, (k, block)), n)
+        given = (z[:, ::block], done.unflatten(1, (k, block)), n)
+        return self.predictor(*given, *((1 + age // block,) if self.window.grows else ()))
 
     def _pushed(self, before: Tensor, action: Tensor | None) -> Tensor:
         """(B, K block, A): the newest action at the end, the oldest gone."""
@@ -206,7 +212,7 @@ class Leaping(WorldModel[State], abc.ABC):
             window: (B, K, D) seen.
             actions: (B, K-1+U, block, A).
         """
-        k, block, _ = self.window
+        k, block = self.window[:2]
         full = torch.full((len(window),), block, device=window.device)
         windows = [window]
         for u in range(self.window.leaps):
@@ -216,7 +222,7 @@ class Leaping(WorldModel[State], abc.ABC):
 
     def _met(self, windows: list[Tensor], actions: Tensor, inside: Moment) -> Tensor:
         """The embedding (B, D) that is foreseen for the drawn moment."""
-        k, block, _ = self.window
+        k, block = self.window[:2]
         rows = torch.arange(len(actions), device=actions.device)
         done = actions.unfold(1, k, 1).movedim(-1, 2)[rows, inside.leap]  # (B, K, block, A)
         step = torch.arange(k * block, device=actions.device).view(k, block) - (k - 1) * block
