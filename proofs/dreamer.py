@@ -36,9 +36,11 @@ from reverie.core.types import Act, Batch, Box, Optim
 from reverie.data.collect import collect
 from reverie.envs.rules import LinearSystem
 from reverie.evaluate.control import control
+from reverie.evaluate.opponents import Legal
 from reverie.evaluate.statistics import Interval, mean_interval
 from reverie.learner import GradientLearner
 from reverie.models.dreamer import PLANET, PlaNet
+from reverie.models.muzero_nets import LEGAL
 from reverie.models.rssm import RSSM
 from reverie.nn.latent import Divergence, Gaussian
 from reverie.nn.likelihood import FreeGaussian
@@ -295,8 +297,9 @@ def blind(options: dict[str, Any]) -> dict[str, float]:
     given = {k: options[k] for k in ("action_repeat", "time_limit") if k in options}
     env: VectorEnv = envs.make(options["env"], 10, seed=0, **given)
     with closing(env):
-        actions = envs.spaces(env)[1]
-        agents: dict[str, Any] = {"random": RandomAgent(actions)}
+        observations, actions = envs.spaces(env)
+        chance = Legal() if LEGAL in observations else RandomAgent(actions)
+        agents: dict[str, Any] = {"random": chance}
         if isinstance(actions, Box):
             agents["doing nothing"] = Idle(actions)
         return {
