@@ -9,9 +9,12 @@ import torch
 from reverie.agent import RandomAgent
 from reverie.core.errors import BadData
 from reverie.core.types import Act, Box
+from reverie.data.fill import mixed
 from reverie.envs import toy
 from reverie.envs.oracle import Clock, ClockState, TwoRooms
+from reverie.envs.twenty48 import Twenty48
 from reverie.evaluate.control import control, control_from_json
+from reverie.evaluate.opponents import Legal
 from reverie.evaluate.scrambled import Scrambled
 from reverie.plan_agent import PlanAgent
 from reverie.planners.cem import CEM
@@ -63,6 +66,16 @@ def test_solved_starts_are_counted_and_left_out():
     assert len(found.returns) == len(found.lengths) == len(found.success) == 6
     # One who stands still solves nothing, where counting those starts would say 2 of 4.
     assert scored(HalfSolved(4, observe=("vector",)), Notes(), episodes=12).success_rate.value == 0
+
+
+def test_a_world_that_refuses_the_first_move_is_scored():
+    """In 2048 the first move may change nothing, and is refused then."""
+    with contextlib.closing(Twenty48(8, seed=5)) as env:
+        obs, _ = env.reset(seed=mixed(3, 0))
+    assert not obs["legal"][:, 0].all()  # or this test would say nothing
+    found = scored(Twenty48(8), Legal(), episodes=8)
+    assert found.excluded == 0
+    assert min(found.lengths) > 5
 
 
 def test_too_few_starts_are_no_score():

@@ -104,7 +104,7 @@ def control(
     Episodes are played in rounds of one a row, each round with a seed of its own, so that whoever
     plays the same number of worlds from the same seed has the same starts. A start is solved
     already if the world declares success after one step of doing nothing (zeros of a Box, the
-    first of Discrete actions).
+    first of Discrete actions that the observation 'legal' allows).
 
     Args:
         name: of the agent.
@@ -173,8 +173,10 @@ def from_episodes(name: str, episodes: list[Episode], seconds: float = 0.0, **mo
 
 def _solved(env: VectorEnv, seed: int) -> np.ndarray:
     """(N,) bool: the starts of this seed that succeed without being acted on."""
-    env.reset(seed=seed)
+    obs, _ = env.reset(seed=seed)
     still = np.zeros(env.action_space.shape or (), env.action_space.dtype)
+    if "legal" in obs:
+        still[:] = obs["legal"].argmax(1)
     success = env.step(still)[4].get("success")
     return np.zeros(env.num_envs, bool) if success is None else np.array(success, bool)
 
