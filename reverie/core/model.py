@@ -123,6 +123,22 @@ class WorldModel(nn.Module, abc.ABC, Generic[S]):
         return torch.device("cpu")
 
 
+class Foreseeing(abc.ABC):
+    """What a model is besides, if plans that begin alike cost it less together than one by one."""
+
+    @abc.abstractmethod
+    def foresee(self, state: Any, plans: Tensor) -> Any:
+        """Where plans lead, as `predict` would say step by step.
+
+        Args:
+            state: (B, ...) where the plans of each row begin.
+            plans: (B, N, H, ...) actions.
+
+        Returns:
+            (B N, H+1, ...) states, the given ones first.
+        """
+
+
 _MEND = (
     "Train one on its frozen states, lend one (`model.heads._replace({0}=...)`), "
     "or choose another model (`reverie list` shows who has it)."

@@ -8,8 +8,9 @@ and actions of the last moments, Pred is the predictor, there is no z.
 The predictor leaps: one call covers a block of up to `block` world steps, as in the papers. How it
 follows a world step by step all the same is in `models/leaping.py`.
 
-The networks are in `nn/leap.py`. Letters: D latent size, K frames of history, A numbers of an
-action, U leaps in the loss.
+Two sizes: the default learns two rooms in a minute; `PAPER` is LeWorldModel's as published, a ViT
+and a causal transformer. The networks are in `nn/leap.py` and `nn/causal.py`. Letters: D latent
+size, K frames of history, A numbers of an action, U leaps in the loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from reverie.core.errors import BadConfig
 from reverie.core.model import Part
 from reverie.core.types import Batch, Box, Card, Loss, Optim, Space, check_batch
-from reverie.models.leaping import Leaping, Window, readable
+from reverie.models.leaping import Leaping, Segment, Window, readable
 from reverie.nn.anticollapse import (
     Covariance,
     EMATarget,
@@ -37,7 +38,8 @@ from reverie.nn.anticollapse import (
     alarms,
     masked_mean,
 )
-from reverie.nn.leap import Encoder, Predictor
+from reverie.nn.causal import CausalConfig, CausalPredictor
+from reverie.nn.leap import Encoder, Predictor, ViTConfig, ViTEncoder
 
 Terms = tuple[tuple[str, float], ...]  # names in `TERMS` and their weights
 
@@ -70,6 +72,8 @@ class JEPAConfig:
     channels: tuple[int, ...] = (16, 32, 64)  # of the encoder's layers, each halving the picture
     hidden: int = 128  # width of the predictor
     layers: int = 2  # of the predictor
+    vit: ViTConfig | None = None  # a ViT as the encoder, in place of `channels`
+    causal: CausalConfig | None = None  # a causal predictor, in place of `hidden` and `layers`
     lr: float = 2e-3
     lr_decay: float = 1.0  # a step
 
@@ -90,19 +94,13 @@ class JEPA(Leaping):
     def __init__(
         self, config: JEPAConfig, observations: dict[str, Space], actions: Space | None
     ) -> None:
-        super().__init__(Window(config.history, config.block, config.leaps), actions)
+        grows = config.causal is not None  # it learns from short windows too
+        super().__init__(Window(config.history, config.block, config.leaps, grows), actions)
         self.reads, space = readable(observations)
         self.config = config
         self.observations = {self.reads: space}
-        self.encoder = Encoder(space.shape, config.latent, config.channels)
-        self.predictor = Predictor(
-            latent=config.latent,
-            action=self.acts,
-            history=config.history,
-            block=config.block,
-            width=config.hidden,
-            layers=config.layers,
-        )
+        self.encoder = _encoder(config, space.shape)
+        self.predictor = _predictor(config, self.acts)
         self.terms = _built(config, config.block * self.acts)
         slow = config.momentum
         self.target = None if slow is None else EMATarget(self.encoder, momentum=slow)
@@ -125,8 +123,9 @@ class JEPA(Leaping):
     def _loss(self, batch: Batch, states: None) -> Loss:
         """U leaps in a row, each judged where it lands, one moment inside a block, and the terms.
 
-        Gradients flow into the prediction and into what is predicted alike, unless that is a slow
-        copy's. A leap counts if everything up to its landing lies in one episode.
+        A causal predictor is judged at the earlier frames too. Gradients flow into the prediction
+        and into what is predicted alike, unless that is a slow copy's. A leap counts if everything
+        up to its landing lies in one episode.
         """
         del states
         check_batch(batch, self.observations, self.actions)
@@ -134,9 +133,22 @@ class JEPA(Leaping):
         shown = self._shown(batch.obs[self.reads], segment.inside)
         z = self._embedded(self.encoder, shown)  # (B, K+U+1, D)
         goal = z if self.target is None else self._embedded(self.target, shown)
-        error = (self._landed(z[:, :k], segment) - goal[:, k:]).square().mean(-1)  # (B, U+1)
-        prediction = masked_mean(error, segment.counts)
+        told, counts = self._landed(z[:, :k], segment), segment.counts  # (B, U+1, D), (B, U+1)
+        if isinstance(self.predictor, CausalPredictor):
+            earlier, known = self._earlier(self.predictor, z[:, :k], segment)
+            told, counts = torch.cat([earlier, told], 1), torch.cat([known, counts], 1)
+        error = (told - goal[:, -told.shape[1] :]).square().mean(-1)
+        prediction = masked_mean(error, counts)
         return self._summed(prediction, Seen(z[:, :-1], segment.actions.flatten(2), segment.whole))
+
+    def _earlier(
+        self, predictor: CausalPredictor, z: Tensor, segment: Segment
+    ) -> tuple[Tensor, Tensor]:
+        """(B, K-1, D) what follows each frame but the last, and (B, K-1) whether it counts."""
+        full = torch.full((len(z),), self.window.block, device=z.device)
+        told = predictor.everywhere(z, segment.actions[:, : z.shape[1]], full)[:, :-1]
+        whole = segment.whole.long().cumprod(1).bool()
+        return told, whole[:, : z.shape[1] - 1]
 
     def _embedded(self, encoder: nn.Module, frames: Tensor) -> Tensor:
         """(B, F, D) of frames (B, F, ...)."""
@@ -154,8 +166,12 @@ class JEPA(Leaping):
 class LeWorldModel(JEPA):
     """Prediction and SIGReg, nothing else: no slow copy, no stopped gradient.
 
-    Departures from the paper: a convolutional encoder where it has a ViT, and a predictor that
-    takes its frames side by side; the loss unrolls three leaps where it has one.
+    Departures from the paper, in the default size: a convolutional encoder where it has a ViT, and
+    a predictor that takes its frames side by side; the loss unrolls three leaps where it has one.
+
+    In `PAPER` too: one moment inside a block is learned as well, so that any step can be asked for,
+    and the action encoder is told which. The next embedding is told at every frame of the window,
+    as published; an episode's first windows are as short as it is.
     """
 
     card = Card(
@@ -212,12 +228,30 @@ class School(NamedTuple):
         return self.model(replace(self.config, hidden=16, **sizes), PIXELS, Box((2,)))
 
 
+PAPER = JEPAConfig(  # LeWorldModel's appendix D: 18M weights for 224 x 224 pixels
+    latent=192, history=3, leaps=1, vit=ViTConfig(), causal=CausalConfig(), lr=5e-5
+)
 PIXELS: dict[str, Space] = {"image": Box((3, 32, 32), 0, 255, "uint8")}
 SCHOOLS: dict[str, School] = {
     "lewm": School(LeWorldModel, JEPAConfig(terms=SIGREG)),
     "pldm": School(PLDM, JEPAConfig(terms=VICREG_TEMPORAL)),
     "self_predictive": School(SelfPredictive, JEPAConfig(terms=NOTHING, momentum=0.99)),
 }
+
+
+def _encoder(config: JEPAConfig, shape: tuple[int, ...]) -> nn.Module:
+    """The one that the config chooses."""
+    if config.vit is not None:
+        return ViTEncoder(shape, config.latent, config.vit)
+    return Encoder(shape, config.latent, config.channels)
+
+
+def _predictor(config: JEPAConfig, acts: int) -> nn.Module:
+    """The one that the config chooses, for actions of so many numbers."""
+    sizes = {"latent": config.latent, "history": config.history, "block": config.block}
+    if config.causal is not None:
+        return CausalPredictor(**sizes, action=acts, config=config.causal)
+    return Predictor(**sizes, action=acts, width=config.hidden, layers=config.layers)
 
 
 def _built(config: JEPAConfig, action: int) -> nn.ModuleList:

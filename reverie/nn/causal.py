@@ -1,11 +1,12 @@
 """The predictor of LeWorldModel: a causal transformer over the last embeddings, led by the actions.
 
 Two ways through the same weights. `forward` and `everywhere` read a whole window at once: what
-training needs. `foresee` is for planning: candidates that begin alike share what came before, keys
-and values are kept while a window grows, and where nobody will look nothing is computed.
+training needs. `foresee` is for planning, token by token: candidates that begin alike share what
+came before, keys and values are kept while a window grows, and where nobody will look nothing is
+computed. Products of one token's rows stay in the caches, which those of a window do not.
 
 Letters: N rows, K frames of the window, D latent size, A numbers of an action; in `foresee` B
-environments, C candidates of each, H leaps, R = B C rows, and tokens stand first: (Q, R, ...).
+environments, C candidates of each, R = B C rows, H leaps.
 """
 
 from __future__ import annotations
@@ -37,9 +38,6 @@ class Kept(NamedTuple):
     value: Tensor  # (B or R, I)
 
 
-Memory = list[list[Kept]]  # by layer, then by token, oldest first
-
-
 class CausalLayer(nn.Module):
     """Attention to the past, then an MLP; the action shifts, scales and gates both.
 
@@ -64,51 +62,48 @@ class CausalLayer(nn.Module):
             *(nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout)),
             *(nn.Linear(config.hidden, width), nn.Dropout(config.dropout)),
         )
+        self.lead = nn.Linear(width, 6 * width)  # shift, scale, gate: of attention and of the MLP
+        nn.init.zeros_(self.lead.weight)
+        nn.init.zeros_(self.lead.bias)
 
     def forward(self, x: Tensor, led: Tensor, sight: Tensor) -> Tensor:
-        """(N, K, D) of (N, K, D).
+        """(N, K, D) of whole windows (N, K, D).
 
         Args:
             x: (N, K, D).
-            led: (N, K, 6, D) shift, scale and gate of the attention and of the MLP.
+            led: (N, K, 6 D), from `lead`.
             sight: bool that goes over (N, heads, K, K): True where a row may look at a column.
         """
-        shift, scale, gate = led[..., :3, :].unbind(-2)
-        h = self.before(_moved(x, shift, scale))
+        h, gate = self._given(x, led)
         parts = (self.ask(h), *self.tell(h).chunk(2, -1))
         seen = F.scaled_dot_product_attention(
             *(each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in parts),
             attn_mask=sight,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        x = x + gate * self.out(seen.transpose(1, 2).flatten(2))
-        return self._thought(x, led)
+        return self._thought(x + gate * self.out(seen.transpose(1, 2).flatten(2)), led)
 
-    def step(self, x: Tensor, led: Tensor, kept: list[Kept], *, last: bool) -> Tensor:
-        """What becomes of new tokens after those that are kept; they are kept too.
+    def step(self, x: Tensor, led: Tensor, kept: list[Kept], *, wanted: bool) -> Tensor:
+        """(R, D) what becomes of a new token after those that are kept; it is kept too.
 
         Args:
-            x: (Q, R, D) new tokens, oldest first.
-            led: (Q, R, 6, D).
-            kept: of the tokens before, (B or R, I) each; grows by Q.
-            last: only the newest token is wanted.
-
-        Returns:
-            (Q, R, D), or (1, R, D) if only the newest is wanted.
+            x: (R, D) the token.
+            led: (R, 6 D), from `lead`.
+            kept: the tokens before, oldest first, (B or R, I) each; grows by one.
+            wanted: else the token is kept and no more.
         """
-        shift, scale, gate = led[..., :3, :].unbind(-2)
-        h = self.before(_moved(x, shift, scale))
-        told, earlier = self.tell(h), len(kept)
-        kept += [Kept(*token.chunk(2, -1)) for token in told]
-        first = len(x) - 1 if last else 0
-        alone = [kept[0].value] if earlier + first == 0 else []  # the oldest sees itself only
-        asked = self.ask(h[first + len(alone) :])
-        rest = range(earlier + first + len(alone), len(kept))
-        seen = alone + [
-            self._seen(q, kept[: i + 1]) for q, i in zip(asked, rest, strict=True)
-        ]
-        x = x[first:] + gate[first:] * self.out(torch.stack(seen))
-        return self._thought(x, led[first:])
+        h, gate = self._given(x, led)
+        kept.append(Kept(*self.tell(h).chunk(2, -1)))
+        if not wanted:
+            return x
+        alone = len(kept) == 1  # the oldest sees itself
+        seen = kept[0].value if alone else self._seen(self.ask(h), kept)
+        return self._thought(x + gate * self.out(seen), led)
+
+    def _given(self, x: Tensor, led: Tensor) -> tuple[Tensor, Tensor]:
+        """What the attention reads, and its gate."""
+        shift, scale, gate = led.chunk(6, -1)[:3]
+        return self.before(_moved(x, shift, scale)), gate
 
     def _seen(self, query: Tensor, kept: list[Kept]) -> Tensor:
         """(R, I) what a query (R, I) takes from the tokens; a product each beats tiny matrices."""
@@ -127,7 +122,7 @@ class CausalLayer(nn.Module):
 
     def _thought(self, x: Tensor, led: Tensor) -> Tensor:
         """The second half: the MLP."""
-        shift, scale, gate = led[..., 3:, :].unbind(-2)
+        shift, scale, gate = led.chunk(6, -1)[3:]
         return x + gate * self.mlp(self.between(_moved(x, shift, scale)))
 
 
@@ -160,9 +155,6 @@ class CausalPredictor(nn.Module):
             *(nn.Linear(config.smooth, 4 * latent), nn.SiLU(), nn.Linear(4 * latent, latent)),
         )
         self.place = nn.Parameter(torch.randn(history, latent))
-        self.lead = nn.Linear(latent, config.layers * 6 * latent)  # of all layers in one product
-        nn.init.zeros_(self.lead.weight)
-        nn.init.zeros_(self.lead.bias)
         self.layers = nn.ModuleList(CausalLayer(latent, config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(latent)
         self.project = projector(latent, config.hidden, latent)
@@ -200,29 +192,33 @@ class CausalPredictor(nn.Module):
             before: (B, F-1, block, A) what was done after each but the last.
             plans: (B, C, H, block, A) what candidates do then.
         """
-        (b, f, d), (c, horizon) = z.shape, plans.shape[1:3]
-        past = self._led(before.transpose(0, 1))  # (F-1, B, L, 6, D)
-        led = self._led(plans.flatten(0, 1).transpose(0, 1))  # (H, R, L, 6, D)
-        tokens = z[:, -1:].expand(b, c, d).reshape(1, b * c, d)
-        memory: Memory = []
-        for t in range(horizon):
-            low, fresh = max(0, f + t - self.history), t  # the oldest token, the oldest new one
-            if low or not t:  # places have changed: nothing that was kept holds
-                memory, shared = [[] for _ in self.layers], z[:, low:-1].transpose(0, 1)
-                fresh = max(0, low - f + 1)
-                self._through(shared, past[low:], memory, 0)
-            place = f - 1 + fresh - low
-            told = self._through(tokens[fresh:], led[fresh : t + 1], memory, place)
-            tokens = torch.cat([tokens, self.project(self.norm(told[-1]))[None].to(z.dtype)])
-        return tokens[1:].transpose(0, 1)
+        f, c, horizon = z.shape[1], *plans.shape[1:3]
+        tokens = [*z[:, :-1].unbind(1), z[:, -1].repeat_interleave(c, 0)]
+        done = [
+            *self._done(before.transpose(0, 1)),
+            *self._done(plans.flatten(0, 1).transpose(0, 1)),
+        ]
+        led = [[layer.lead(one) for layer in self.layers] for one in done]  # type: ignore
+        memory: list[list[Kept]] = []  # by layer, then by token
+        for newest in range(f - 1, f - 1 + horizon):
+            low = max(0, newest + 1 - self.history)
+            first = newest
+            if low or not memory:  # places have changed: nothing that was kept holds
+                memory, first = [[] for _ in self.layers], low
+            for i in range(first, newest):
+                self._through(tokens[i] + self.place[i - low], led[i], memory, wanted=False)
+            placed = tokens[newest] + self.place[newest - low]
+            told = self._through(placed, led[newest], memory, wanted=True)
+            tokens.append(self.project(self.norm(told)).float())
+        return torch.stack(tokens[f:], 1)
 
-    def _through(self, x: Tensor, led: Tensor, memory: Memory, place: int) -> Tensor:
-        """(1, rows, D) the newest of the tokens (Q, rows, D) after all layers; Q = 0 is nothing."""
-        if not len(x):
-            return x
-        x = x + self.place[place : place + len(x), None]
-        for i, (layer, kept) in enumerate(zip(self.layers, memory, strict=True)):
-            x = layer.step(x, led[:, :, i], kept, last=i == len(memory) - 1)  # type: ignore
+    def _through(
+        self, x: Tensor, led: list[Tensor], memory: list[list[Kept]], *, wanted: bool
+    ) -> Tensor:
+        """(R, D) a token after all layers; of one that is not wanted the last only keeps."""
+        last = len(memory) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer.step(x, led[i], memory[i], wanted=wanted or i < last)  # type: ignore
         return x
 
     def _read(self, z: Tensor, action: Tensor, n: Tensor, frames: Tensor | None) -> Tensor:
@@ -236,13 +232,13 @@ class CausalPredictor(nn.Module):
                 self.history, dtype=torch.bool, device=z.device
             )
             sight = sight & counts
-        x, led = z + place, self._led(action, n)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, led[:, :, i], sight)
+        x, done = z + place, self._done(action, n)
+        for layer in self.layers:
+            x = layer(x, layer.lead(done), sight)  # type: ignore[operator]
         return self.norm(x)
 
-    def _led(self, action: Tensor, n: Tensor | None = None) -> Tensor:
-        """(N, T, L, 6, D) what leads each layer at each token.
+    def _done(self, action: Tensor, n: Tensor | None = None) -> Tensor:
+        """(N, T, D) what leads the layers at each token.
 
         Args:
             action: (N, T, block, A).
@@ -252,8 +248,7 @@ class CausalPredictor(nn.Module):
         if n is not None:
             steps = torch.cat([steps[:, 1:], n[:, None]], 1)
         when = F.one_hot(steps - 1, self.block).to(action.dtype)
-        told = self.act(torch.cat([action.flatten(2), when], -1))
-        return self.lead(F.silu(told)).unflatten(-1, (len(self.layers), 6, -1))
+        return F.silu(self.act(torch.cat([action.flatten(2), when], -1)))
 
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -1,16 +1,21 @@
-"""The bricks of JEPA world models: an encoder with a projector, and a predictor that leaps.
+"""The bricks of JEPA world models: encoders with a projector, and a predictor that leaps.
 
-Axes: N rows, D latent size, K frames of history, A numbers of an action. Imports
-core's errors only.
+`Encoder` and `Predictor` are small and learn two rooms in a minute; `ViTEncoder` here and the
+predictor of `causal.py` are the published ones. Axes: N rows, D latent size, K frames of history, A
+numbers of an action. Imports core's errors and bricks.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.errors import BadConfig
+from reverie.nn.causal import projector
+from reverie.nn.vit import Block, cut, grid_of
 
 
 class Encoder(nn.Module):
@@ -52,6 +57,59 @@ class Encoder(nn.Module):
         """(N, D) float32 embeddings of (N, C, H, W) uint8 or (N, V) float32."""
         x = x.float() / 255 - 0.5 if self.pixels else x
         return self.project(self.body(x)).float()
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Sizes as published: ViT-Tiny."""
+
+    patch: int = 14  # pixels on each side
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    hidden: int = 2048  # width of the projector
+
+
+class ViTEncoder(nn.Module):
+    """Pictures to embeddings: what a token of its own takes from all patches, and a projector.
+
+    Args:
+        shape: of a picture, (C, H, W).
+        latent: D.
+        config: sizes.
+
+    Raises:
+        BadConfig: if there is no picture, or the patch does not divide it.
+
+    Source:
+        Dosovitskiy et al. 2021, arXiv:2010.11929; Maes et al. 2026, arXiv:2603.19312, appendix D.
+    """
+
+    def __init__(self, shape: tuple[int, ...], latent: int, config: ViTConfig) -> None:
+        super().__init__()
+        if len(shape) != 3:
+            raise BadConfig(
+                f"A ViT reads pictures (C, H, W), but the observation is of shape {shape}. "
+                "Show it a picture, or leave JEPAConfig.vit at None."
+            )
+        self.grid, width = grid_of(shape, config.patch, who="The ViT"), config.width
+        self.embed = nn.Linear(shape[0] * config.patch**2, width)
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.place = nn.Parameter(0.02 * torch.randn(1 + self.grid.size, width))
+        self.blocks = nn.Sequential(*(Block(width, config.heads) for _ in range(config.layers)))
+        self.norm = nn.LayerNorm(width)
+        self.project = projector(width, config.hidden, latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D) float32 embeddings of (N, C, H, W) uint8."""
+        return self.project(self.body(x)).float()
+
+    def body(self, x: Tensor) -> Tensor:
+        """(N, width) what the token took from the patches."""
+        patches = self.embed(cut(x[:, None], self.grid).float() / 127.5 - 1)
+        token = self.token.expand(len(x), -1, -1).to(patches.dtype)
+        tokens = torch.cat([token, patches], 1) + self.place
+        return self.norm(self.blocks(tokens)[:, 0])
 
 
 class AdaLNBlock(nn.Module):

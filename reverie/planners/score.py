@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reverie.core import tree
 from reverie.core.errors import BadConfig, SpaceMismatch
-from reverie.core.model import WorldModel
+from reverie.core.model import Foreseeing, WorldModel
 from reverie.core.types import Box, Plan, Rollout
 from reverie.imagine import rollout, unroll
 from reverie.planners.objective import Objective
@@ -109,6 +109,9 @@ def score_candidates(given: Candidates, actions: Tensor) -> Tensor:
     plans = actions.flatten(0, 1)
     plans = plans.repeat_interleave(given.repeat, 1) if given.repeat > 1 else plans
     plans = plans.repeat_interleave(given.particles, 0) if given.particles > 1 else plans
+    if isinstance(given.model, Foreseeing):
+        run = Rollout(given.model.foresee(given.state, plans.unflatten(0, (b, many))), plans)
+        return given.objective(run).view(b, n, given.particles).mean(-1)
     start = tree.repeat(given.state, many)
     kept = not torch.is_grad_enabled() and all(isinstance(x, Tensor) for x in tree.leaves(start))
     if kept:
