@@ -59,7 +59,7 @@ def their_world() -> Any:
     from transformers import ViTModel  # before anything stands in for torchvision
 
     assert ViTModel is not None
-    if importlib.util.find_spec("torchvision") is None:
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
             sys.modules[name] = MagicMock()
     with warnings.catch_warnings():

@@ -211,9 +211,7 @@ def test_every_frame_of_the_window_is_judged():
 def test_what_cannot_be_is_one_sentence():
     with pytest.raises(BadConfig, match=r"patches of 14 x 14 pixels, but 32 x 32 do not divide"):
         LeWorldModel(PAPER, PIXELS, Box((2,)))
-    with pytest.raises(
-        BadConfig, match=r"reads pictures .* observation is of shape \(3,\)"
-    ):
+    with pytest.raises(BadConfig, match=r"reads pictures .* observation is of shape \(3,\)"):
         LeWorldModel(PAPER, VECTOR, Box((2,)))
     with pytest.raises(BadConfig, match="causal predictor, but this LeWorldModel has another"):
         Blocks(LeWorldModel(JEPAConfig(), VECTOR, Box((2,))))
