@@ -251,11 +251,9 @@ def planet(
 _LAPROP = Optim("dreamer", 4e-4, "laprop", eps=1e-20, agc=0.3, warmup=100)
 SMALL_V3 = replace(
     # Vectors are decoded with a learned deviation: under the paper's squared error the KL wins
-    # over CartPole's small angles, and the pole is never seen well enough to be held. For the same
-    # reason pictures weigh ten times the paper's 1: a pole that is a pixel off costs 3 nats there.
+    # over CartPole's small angles, and the pole is never seen well enough to be held.
     SCHOOLS["dreamer_v3"].config,
     vector=FreeGaussian(),
-    picture_weight=10.0,
     memory=256,
     hidden=64,
     units=64,
@@ -268,17 +266,15 @@ SMALL_V3_BEHAVIOR = replace(V3, actor=_LAPROP, critic=_LAPROP, units=64)
 def thin(config: RSSMConfig, **changes: Any) -> RSSMConfig:
     """An older school, narrow, with a learning rate for short runs.
 
-    The papers saw only pictures. Vectors are decoded with a learned deviation, and pictures weigh
-    ten times as much as in the papers, as in `SMALL_V3`.
+    The papers saw only pictures. Vectors are decoded with a learned deviation, as in `SMALL_V3`.
 
     Args:
         config: of `models.dreamer.SCHOOLS`.
         **changes: of other fields.
     """
     optim, stack = config.optim._replace(lr=1e-3), replace(config.stack, depth=8)  # type: ignore
-    sharp = {"vector": FreeGaussian(), "picture_weight": 10 * config.picture_weight}
     widths = {"memory": 128, "hidden": 128, "units": 128}
-    return replace(config, **widths, **sharp, stack=stack, optim=optim, **changes)
+    return replace(config, **widths, stack=stack, optim=optim, vector=FreeGaussian(), **changes)
 
 
 def _quick(behavior: ActorCriticConfig, **changes: Any) -> ActorCriticConfig:
