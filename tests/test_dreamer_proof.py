@@ -40,6 +40,14 @@ def test_the_filter_of_the_proof_is_that_of_the_true_model(proof):
     assert found == pytest.approx(torch.stack(total).mean().item(), abs=1e-4)
 
 
+def test_the_guide_reaches_every_goal_of_the_errand(proof):
+    world = proof.Errand(50, observe=("vector",))
+    found = proof.control("guide", world, proof.Guide(), episodes=200, seed=0)
+    assert found.success_rate.value == 1.0 and found.score.value > 40
+    random = proof.blind({"env": "toy/errand"})
+    assert random["doing nothing"] == 0.0 and 0.1 < random["random"] < 2.0
+
+
 @pytest.mark.slow
 def test_an_rssm_comes_within_five_percent_of_the_kalman_filter(proof):
     ours, truth = proof.fitted(0, 1500)

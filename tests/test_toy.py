@@ -27,7 +27,7 @@ def test_worlds_conform(name):
     assert_conforms(lambda n: WORLDS[name](n, time_limit=25))
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", ORACLES)
 def test_worlds_and_true_models_have_the_same_spaces(name):
     options = {"observe": ["vector"]} if name in {"two_rooms", "sprites"} else {}
     world, model = WORLDS[name](1, **options), ORACLES[name]()
@@ -370,6 +370,40 @@ def test_two_rooms_steps_and_renders_tens_of_thousands_a_second():
         world.step(action)
         times.append(time.perf_counter() - began)
     assert 1000 / min(times) > 30_000  # 300,000 on an idle core
+
+
+# -- errand ---------------------------------------------------------------------------------------
+
+
+def test_errand_has_the_rules_of_two_rooms_and_one_goal():
+    world = WORLDS["errand"](32, observe=["image", "vector"], seed=3)
+    model = ORACLES["two_rooms"]()
+    world.action_space.seed(0)
+    obs, _ = world.reset(seed=0)
+    for _ in range(world.time_limit):
+        assert (obs["vector"][:, 2:4] == rules.ERRAND).all()
+        state = model.encode({"vector": torch.from_numpy(obs["vector"])})
+        action = world.action_space.sample()
+        obs, reward, _, _, _ = world.step(action)
+        after = model.predict(state, torch.from_numpy(action))
+        np.testing.assert_allclose(model.heads.decode(after)["vector"], obs["vector"], atol=1e-4)
+        near = np.linalg.norm(obs["vector"][:, :2] - rules.ERRAND, axis=1) <= rules.REACH
+        assert (reward == near).mean() > 0.98  # a float32 on the very rim
+
+
+def test_errand_draws_both_dots_where_they_are():
+    world = WORLDS["errand"](16, observe=["image", "vector"], seed=3)
+    obs, _ = world.reset(seed=1)
+    image = obs["image"].astype(float)
+    assert image.shape == (16, 3, 64, 64)
+    centre = (np.arange(64) + 0.5) / 2
+    for channel, column in ((0, slice(0, 2)), (1, slice(2, 4))):
+        shade = image[:, channel] - image[:, 2] * (channel == 1)  # without the wall
+        top = shade.reshape(16, -1).argmax(1)
+        found = np.stack([centre[top % 64], centre[top // 64]], 1)
+        np.testing.assert_allclose(found, obs["vector"][:, column], atol=0.5)
+    with pytest.raises(BadConfig, match="Errand observe takes"):
+        WORLDS["errand"](1, observe=["goal"])
 
 
 # -- sprites -------------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ WALL_LEFT, WALL_RIGHT = 14.0, 18.0  # x of the wall's faces
 DOOR, DOOR_HALF = 16.0, 2.5  # y of the door's middle if it is fixed; half its width
 DOOR_LOW, DOOR_HIGH = 6.0, 26.0  # where a random door's middle may be
 STEP, DOT, REACH = 2.0, 1.3, 1.5  # pixels a step; sigma of the dot; radius of success
+ERRAND, WIDE = (24.0, 8.0), 3.0  # where an errand leads; sigma of its dots
 _WALL_SHADE = 128.0
 
 
@@ -219,10 +220,20 @@ def draw_wall(xp: Any, door: Any) -> Any:
     return _WALL_SHADE * (closed[:, :, None] & column[None, None, :])
 
 
-def draw_dot(xp: Any, position: Any) -> Any:
-    """(N, 32, 32) shade 0..255 of dots at (N, 2): a Gaussian bump, rows are y."""
-    centre = xp.arange(ROOM, dtype=position.dtype) + 0.5
-    bump = xp.exp(-((position[:, :, None] - centre) ** 2) / (2 * DOT**2))
+def draw_dot(xp: Any, position: Any, *, fine: int = 1, sigma: float = DOT) -> Any:
+    """Shade 0..255 of dots: a Gaussian bump, rows are y.
+
+    Args:
+        xp: numpy or torch.
+        position: (N, 2) x, y in pixels of the room.
+        fine: how many pixels the picture has on each side of one of the room's.
+        sigma: of the bump, in pixels of the room.
+
+    Returns:
+        (N, 32 fine, 32 fine).
+    """
+    centre = (xp.arange(ROOM * fine, dtype=position.dtype) + 0.5) / fine
+    bump = xp.exp(-((position[:, :, None] - centre) ** 2) / (2 * sigma**2))
     return 255.0 * bump[:, 1, :, None] * bump[:, 0, None, :]
 
 

@@ -9,7 +9,7 @@ and evaluations are proved here before anything learns. `WORLDS` and `ORACLES` a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -155,6 +155,8 @@ class TwoRooms(ToyWorld):
         BadConfig: if observe, door or task is another word.
     """
 
+    _side: ClassVar[int] = rules.ROOM  # of the picture, pixels
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -165,7 +167,7 @@ class TwoRooms(ToyWorld):
         time_limit: int | None = None,
         seed: int = 0,
     ) -> None:
-        picture = Box((3, rules.ROOM, rules.ROOM), 0, 255, "uint8")
+        picture = Box((3, self._side, self._side), 0, 255, "uint8")
         spaces = {"image": picture, "goal": picture, **oracle.TwoRooms.observations}
         _one_of("TwoRooms", "observe", observe, spaces)
         _one_of("TwoRooms", "door", [door], ("fixed", "random"))
@@ -191,7 +193,7 @@ class TwoRooms(ToyWorld):
             right = self._random.random((2, int(drawn.sum()))) < 0.5
             if self._task != "any":
                 right[1] = right[0] ^ (self._task == "cross")
-            self.position[drawn], self.goal[drawn] = self._places(right[0]), self._places(right[1])
+            self.position[drawn], self.goal[drawn] = self._places(right[0]), self._goals(right[1])
             drawn = drawn & self._there()
         self._reached[rows] = False
         if self._random_door:
@@ -205,6 +207,10 @@ class TwoRooms(ToyWorld):
         x = self._random.uniform(rules.ROOM_LOW, rules.WALL_LEFT, len(right))
         y = self._random.uniform(rules.ROOM_LOW, rules.ROOM_HIGH, len(right))
         return np.stack([np.where(right, rules.ROOM - x, x), y], 1)
+
+    def _goals(self, right: np.ndarray) -> np.ndarray:
+        """(N, 2) likewise."""
+        return self._places(right)
 
     def _move(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
         self.position = rules.slide(np, self.position, action, self.door)
@@ -234,6 +240,48 @@ class TwoRooms(ToyWorld):
         image[:, 0] = rules.draw_dot(np, position.astype(np.float32)) + np.float32(0.5)
         image[:, 1] = image[:, 2] = wall
         return image
+
+
+class Errand(TwoRooms):
+    """The two rooms as a task for whoever learns from reward alone: the goal is always one place.
+
+    It is drawn too, in green, at 64x64 pixels. Both dots are wide: one of `TwoRooms` is so small a
+    part of a picture that a model which draws what it saw may never find it. Everything else is
+    as there, lengths too, and so is the true model.
+
+    Args:
+        num_envs: rows.
+        observe: any of "image" (uint8 (3, 64, 64)) and "vector" (as `TwoRooms` has it).
+        time_limit: steps; 50.
+        seed: of the random stream.
+
+    Raises:
+        BadConfig: if observe is another word.
+    """
+
+    _side = 64
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        observe: Sequence[str] = ("image",),
+        time_limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        _one_of("Errand", "observe", observe, ("image", "vector"))
+        super().__init__(num_envs, observe=observe, time_limit=time_limit, seed=seed)
+
+    def _goals(self, right: np.ndarray) -> np.ndarray:
+        return np.tile(rules.ERRAND, (len(right), 1))
+
+    def _picture(self, position: np.ndarray, wall: np.ndarray) -> np.ndarray:
+        """(N, 3, 64, 64) uint8: the dot in red, the goal in green, the wall in green and blue."""
+        places = np.concatenate([position, self.goal]).astype(np.float32)
+        dots = rules.draw_dot(np, places, fine=2, sigma=rules.WIDE) + np.float32(0.5)
+        dot, goal = np.split(dots, 2)
+        wall = wall.repeat(2, 1).repeat(2, 2)
+        return np.stack([dot, np.maximum(goal, wall), wall], 1).astype(np.uint8)
 
 
 class Sprites(ToyWorld):
@@ -373,6 +421,7 @@ WORLDS: dict[str, Callable[..., VectorEnv]] = {  # (num_envs, *, time_limit, see
     "linear_gaussian": LinearGaussian,
     "grid": Grid,
     "two_rooms": TwoRooms,
+    "errand": Errand,
     "sprites": Sprites,
     "bandit": Bandit,
     "lottery": Lottery,
