@@ -248,7 +248,7 @@ CLAIMS: dict[str, Claim] = {
         38.0,  # 90% of who is told where everything is
         {
             "env": "toy/errand",
-            "updates": 8000,
+            "updates": 5000,
             "episodes": 50,
             "evaluate_every": 500,
             "precision": "bf16",
