@@ -52,3 +52,30 @@ def test_the_guide_reaches_every_goal_of_the_errand(proof):
 def test_an_rssm_comes_within_five_percent_of_the_kalman_filter(proof):
     ours, truth = proof.fitted(0, 1500)
     assert truth <= ours <= truth + 0.05 * abs(truth)
+
+
+def test_curves_of_the_line_are_kept_only_with_their_settings(proof, tmp_path, monkeypatch):
+    monkeypatch.setattr(proof, "RESULTS", tmp_path)
+    assert proof.known({"a": 1}) == ({}, {})
+    curve = {"planet-swingup-0": [[1000, 2.0]], "dreamer_v1-swingup-0": [[500, 3.0]]}
+    config = {
+        "shared": {"a": 1},
+        "own": {**proof.LINE, "dreamer_v1": {"updates": 1}},
+        "evaluations": curve,
+        "seconds a seed": dict.fromkeys(curve, 5.0),
+    }
+    numbers = {"value": 1.0, "low": 1.0, "high": 1.0, "better": "higher", "target": None}
+    words = {"what": "What.", "metric": "m", "command": "c"}
+    proof.evidence.record(
+        "dreamer_line",
+        **words,
+        **numbers,
+        baselines={},
+        seeds=[0],
+        steps=1,
+        seconds=1.0,
+        config=config,
+        folder=tmp_path,
+    )
+    assert proof.known({"a": 1}) == ({"planet-swingup-0": [(1000, 2.0)]}, {"planet-swingup-0": 5.0})
+    assert proof.known({"a": 2}) == ({}, {})
