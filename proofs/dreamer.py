@@ -255,7 +255,7 @@ CLAIMS: dict[str, Claim] = {
         38.0,  # 90% of who is told where everything is
         {
             "env": "toy/errand",
-            "updates": 5000,
+            "updates": 4000,
             "episodes": 50,
             "evaluate_every": 500,
             "precision": "bf16",
