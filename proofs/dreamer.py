@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -51,11 +52,11 @@ from reverie.train import train
 
 RESULTS = Path("results")
 LAST = 5  # evaluations that count
-Curve = list[tuple[int, float]]  # (update, mean return)
-# What differs where the older schools are compared. PlaNet plans: it needs fewer updates, and each
-# of its evaluations takes minutes.
+Curve = list[tuple[int, float]]  # (update, or steps of the environment; mean return)
+# What differs where the older schools are compared. PlaNet looks 12 decisions ahead, which must be
+# long enough to swing up in: its action repeat is its paper's.
 LINE: dict[str, dict[str, Any]] = {
-    "planet": {"updates": 8000},
+    "planet": {"updates": 5000, "evaluate_every": 500, "action_repeat": 8},
     "dreamer_v1": {"updates": 10_000, "evaluate_every": 500},
     "dreamer_v2": {"updates": 10_000, "evaluate_every": 500},
 }
@@ -396,7 +397,7 @@ def claim(name: str, options: argparse.Namespace) -> None:
 
 
 def line(options: argparse.Namespace) -> None:
-    """results/dreamer_line.json: the older three swing up, DreamerV3 at equal steps beside them.
+    """results/dreamer_line.json: all four swing up, at equal steps of the environment.
 
     DreamerV3's curves are those of dreamer_v3_swingup. A curve that results/dreamer_line.json has
     from the same settings is not measured again.
@@ -407,43 +408,48 @@ def line(options: argparse.Namespace) -> None:
         for seed in options.seeds:
             name = f"{recipe}-swingup-{seed}"
             if name not in curves:
-                folder = trained("swingup", recipe, seed, {**shared, **own}, options.runs)
-                curves[name], seconds[name] = scores(folder), spent(folder)
-    newest = evidence.load(RESULTS / "dreamer_v3_swingup.json").config["evaluations"]
-    even = min(own["updates"] for own in LINE.values())
-    ends = by_school(curves)
-    equal = by_school({n: upto(c, even) for n, c in (curves | newest).items()})
-    weakest = min(ends, key=lambda name: np.mean(ends[name]))
-    found, without = over_seeds(ends[weakest]), blind(shared)
+                settings = {**shared, **own}
+                folder = trained("swingup", recipe, seed, settings, options.runs)
+                curves[name] = [(steps(settings, u), value) for u, value in scores(folder)]
+                seconds[name] = spent(folder)
+    newest = evidence.load(RESULTS / "dreamer_v3_swingup.json")
+    found = curves | {
+        name: [(steps(newest.config, u), value) for u, value in curve]
+        for name, curve in newest.config["evaluations"].items()
+    }
+    even = min(steps({**shared, **own}, own["updates"]) for own in LINE.values())
+    found = {name: [at for at in curve if at[0] <= even] for name, curve in found.items()}
+    table: dict[str, list[float]] = {}
+    for name, curve in found.items():
+        table.setdefault(school(name), []).append(float(np.mean([v for _, v in curve[-LAST:]])))
+    weakest = min(LINE, key=lambda name: np.mean(table[name]))
+    value, without = over_seeds(table[weakest]), blind(shared)
     plot = RESULTS / "dreamer_line.png"
-    shown = {n: upto(c, max(own["updates"] for own in LINE.values())) for n, c in newest.items()}
-    draw(plot, curves | shown, without, CLAIMS["swingup"].target)
+    draw(plot, found, without, CLAIMS["swingup"].target, along="steps of the environment")
     evidence.record(
         "dreamer_line",
-        what="PlaNet, Dreamer and DreamerV2 in dm_control cartpole-swingup (vectors): the weakest "
-        f"of the three, {weakest}, as the mean of its last {LAST} evaluations over seeds; beside "
-        f"it all four at equal steps ({decisions(shared, even):,} decisions).",
+        what=f"The weakest of PlaNet, Dreamer and DreamerV2, {weakest}, in dm_control cartpole-"
+        f"swingup (vectors): the mean of the last {LAST} evaluations over seeds, after {even:,} "
+        "steps of the environment; beside it the others and DreamerV3 after as many.",
         metric="return",
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=value.value,
+        low=value.low,
+        high=value.high,
         better="higher",
         target=CLAIMS["swingup"].target,
         baselines={
-            **{f"{n}, at the end": float(np.mean(v)) for n, v in ends.items() if n != weakest},
-            **{f"{name}, at equal steps": float(np.mean(v)) for name, v in equal.items()},
+            **{name: float(np.mean(each)) for name, each in table.items() if name != weakest},
             **without,
         },
         seeds=options.seeds,
-        steps=sum(decisions(shared, curve[-1][0]) for curve in curves.values()),
+        steps=even,
         seconds=sum(seconds.values()),
         command="python proofs/dreamer.py line",
         config={
             "recipe": "planet, dreamer_v1, dreamer_v2, dreamer_v3",
             "shared": shared,
             "own": LINE,
-            "last evaluations by seed": ends,
-            "at equal steps by seed": equal,
+            "last evaluations by seed": table,
             "evaluations": curves,
             "seconds a seed": seconds,
             "low and high": "least and largest of the seeds",
@@ -460,7 +466,7 @@ def known(shared: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, float]]:
     config = evidence.load(path).config
     own = config["own"] if config["shared"] == shared else {}
     names = [n for n in config["evaluations"] if own.get(school(n)) == LINE.get(school(n))]
-    curves = {n: [(int(u), float(v)) for u, v in config["evaluations"][n]] for n in names}
+    curves = {n: [(int(x), float(v)) for x, v in config["evaluations"][n]] for n in names}
     return curves, {n: config["seconds a seed"][n] for n in names}
 
 
@@ -469,22 +475,10 @@ def school(name: str) -> str:
     return name.partition("-")[0]
 
 
-def upto(curve: Curve, update: int) -> Curve:
-    """The evaluations until then."""
-    return [(u, value) for u, value in curve if u <= update]
-
-
-def by_school(curves: dict[str, Curve]) -> dict[str, list[float]]:
-    """The mean of the last evaluations of every run, by recipe."""
-    found: dict[str, list[float]] = {}
-    for name, curve in curves.items():
-        found.setdefault(school(name), []).append(float(np.mean([v for _, v in curve[-LAST:]])))
-    return found
-
-
-def decisions(settings: dict[str, Any], update: int) -> int:
-    """In the world, until then."""
-    return int(settings["prefill"] + settings["steps_per_update"] * update)
+def steps(settings: Mapping[str, Any], update: int) -> int:
+    """Of the environment, until then."""
+    decided = settings["prefill"] + settings["steps_per_update"] * update
+    return int(settings["action_repeat"] * decided)
 
 
 def draw(
@@ -492,6 +486,8 @@ def draw(
     curves: dict[str, Curve],
     without: dict[str, float],
     target: float | None,
+    *,
+    along: str = "updates",
 ) -> None:
     """Every seed's evaluations, beside who learned nothing; a colour for each school."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -504,7 +500,7 @@ def draw(
         axes.axhline(value, color="0.5", linestyle=style, label=who)
     if target is not None:
         axes.axhline(target, color="0.5", linestyle="--", label="target")
-    axes.set_xlabel("updates")
+    axes.set_xlabel(along)
     axes.set_ylabel("return, mean of an evaluation")
     axes.legend(fontsize=7)
     RESULTS.mkdir(exist_ok=True)
