@@ -446,6 +446,7 @@ def line(options: argparse.Namespace) -> None:
         seconds=sum(seconds.values()),
         command="python proofs/dreamer.py line",
         config={
+            "model": "planet, dreamer_v1, dreamer_v2, dreamer_v3",
             "recipe": "planet, dreamer_v1, dreamer_v2, dreamer_v3",
             "shared": shared,
             "own": LINE,
