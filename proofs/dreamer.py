@@ -57,8 +57,8 @@ Curve = list[tuple[int, float]]  # (update, or steps of the environment; mean re
 # long enough to swing up in: its action repeat is its paper's.
 LINE: dict[str, dict[str, Any]] = {
     "planet": {"updates": 5000, "evaluate_every": 500, "action_repeat": 8},
-    "dreamer_v1": {"updates": 10_000, "evaluate_every": 500},
-    "dreamer_v2": {"updates": 10_000, "evaluate_every": 500},
+    "dreamer_v1": {"updates": 10_500, "evaluate_every": 500},
+    "dreamer_v2": {"updates": 10_500, "evaluate_every": 500},
 }
 
 
