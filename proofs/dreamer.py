@@ -257,6 +257,7 @@ CLAIMS: dict[str, Claim] = {
         {
             "env": "toy/errand",
             "updates": 4000,
+            "prefill": 1000,
             "episodes": 50,
             "evaluate_every": 500,
             "precision": "bf16",
