@@ -401,20 +401,23 @@ def line(options: argparse.Namespace) -> None:
     """results/dreamer_line.json: all four swing up, at equal steps of the environment.
 
     DreamerV3's curves are those of dreamer_v3_swingup. A curve that results/dreamer_line.json has
-    from the same settings is not measured again.
+    from the same settings is not measured again, and seeds that not all of them have do not count.
     """
     shared = {**SHARED, **CLAIMS["swingup"].options}
     curves, seconds = known(shared)
     for recipe, own in LINE.items():
+        settings = {**shared, **own}
         for seed in options.seeds:
-            name = f"{recipe}-swingup-{seed}"
-            if name not in curves:
-                settings = {**shared, **own}
-                folder = trained("swingup", recipe, seed, settings, options.runs)
-                curves[name] = [(steps(settings, u), value) for u, value in scores(folder)]
-                seconds[name] = spent(folder)
+            if f"{recipe}-swingup-{seed}" not in curves:
+                trained("swingup", recipe, seed, settings, options.runs)
+        for folder in sorted(options.runs.glob(f"{recipe}-swingup-*")):
+            if finished(folder, settings):
+                curve = [(steps(settings, u), value) for u, value in scores(folder)]
+                curves[folder.name], seconds[folder.name] = curve, spent(folder)
+    seeds = [seed for seed in range(100) if all(f"{n}-swingup-{seed}" in curves for n in LINE)]
     newest = evidence.load(RESULTS / "dreamer_v3_swingup.json")
-    found = curves | {
+    counted = {f"{recipe}-swingup-{seed}" for recipe in LINE for seed in seeds}
+    found = {name: curve for name, curve in curves.items() if name in counted} | {
         name: [(steps(newest.config, u), value) for u, value in curve]
         for name, curve in newest.config["evaluations"].items()
     }
@@ -442,7 +445,7 @@ def line(options: argparse.Namespace) -> None:
             **{name: float(np.mean(each)) for name, each in table.items() if name != weakest},
             **without,
         },
-        seeds=options.seeds,
+        seeds=seeds,
         steps=even,
         seconds=sum(seconds.values()),
         command="python proofs/dreamer.py line",
@@ -470,6 +473,13 @@ def known(shared: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, float]]:
     names = [n for n in config["evaluations"] if own.get(school(n)) == LINE.get(school(n))]
     curves = {n: [(int(x), float(v)) for x, v in config["evaluations"][n]] for n in names}
     return curves, {n: config["seconds a seed"][n] for n in names}
+
+
+def finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run of these settings came to its end."""
+    config = json.loads((folder / "run.json").read_text())["config"]
+    same = all(config.get(name) == value for name, value in settings.items())
+    return same and [u for u, _ in scores(folder)][-1:] == [settings["updates"]]
 
 
 def school(name: str) -> str:

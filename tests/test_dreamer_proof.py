@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,15 @@ def test_curves_of_the_line_are_kept_only_with_their_settings(proof, tmp_path, m
     )
     assert proof.known({"a": 1}) == ({"planet-swingup-0": [(1000, 2.0)]}, {"planet-swingup-0": 5.0})
     assert proof.known({"a": 2}) == ({}, {})
+
+
+def test_only_whole_runs_of_the_same_settings_count(proof, tmp_path):
+    settings = {"updates": 20, "env": "x"}
+    rows = [{"update": 10, "evaluate/return": 1.0}, {"update": 20, "model/total": 1.0}]
+    (tmp_path / "run.json").write_text(json.dumps({"config": {**settings, "seed": 3}}))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not proof.finished(tmp_path, settings)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"update": 20, "evaluate/return": 2.0}) + "\n")
+    assert proof.finished(tmp_path, settings)
+    assert not proof.finished(tmp_path, {**settings, "env": "y"})
