@@ -14,7 +14,6 @@ the same linear probe on the same held-out episodes.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dreamer as returns
 import jepa as rooms
 import numpy as np
 import torch
@@ -274,11 +274,7 @@ def vjepa2_ac(seeds: list[int], runs: Path, updates: int) -> None:
 
 def _worked(runs: Path, name: str, seeds: list[int]) -> float:
     """Seconds that runs took, judging included."""
-    total = 0.0
-    for seed in seeds:
-        rows = (runs / f"masked-{name}-{seed}" / "metrics.jsonl").read_text().splitlines()
-        total += max(json.loads(row)["seconds"] for row in rows)
-    return total
+    return sum(returns.spent(runs / f"masked-{name}-{seed}") for seed in seeds)
 
 
 def _draw(path: Path, name: str, found: list[Probed]) -> None:

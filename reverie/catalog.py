@@ -61,7 +61,7 @@ def markdown(found: Iterable[Card], claims: Iterable[Evidence] = ()) -> str:
         measured = [
             f"{claim.name} {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}]"
             for claim in claims
-            if card.name in claim.config.get("model", "").split(", ")
+            if claim.config.get("model") == card.name
         ]
         cells = (
             *(f"{card.title} (`{card.name}`)", f"{card.family}: {FAMILIES[card.family]}"),

@@ -42,7 +42,7 @@ class Evidence:
     steps: int  # environment steps, updates or timed calls: `what` says which
     seconds: float  # wall clock of the measurement, training included
     command: str  # that makes it again, from the project's root
-    config: dict[str, Any]  # settings; "model" and "recipe" name registered ones ("a, b": several)
+    config: dict[str, Any]  # settings; "model" and "recipe" name the registered ones
     versions: dict[str, Any] = field(default_factory=dict)  # python, torch, ..., platform, cores
     plot: str | None = None  # path of its picture, relative to the results folder
 

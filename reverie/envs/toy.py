@@ -246,7 +246,7 @@ class Errand(TwoRooms):
     """The two rooms as a task for whoever learns from reward alone: the goal is always one place.
 
     It is drawn too, in green, at 64x64 pixels. Both dots are wide: one of `TwoRooms` is so small a
-    part of a picture that a model which draws what it saw may never find it. Everything else is
+    part of a picture that a model which draws what it saw may leave it out. Everything else is
     as there, lengths too, and so is the true model.
 
     Args:
